@@ -1,0 +1,30 @@
+"""Pictures, JSON and an HTML page from the results of a run.
+
+Everything here is a function from plain results to a file; nothing trains, and nothing knows a trainer. matplotlib and
+jinja2 (``pip install 'pymtg[report]'``) are imported when a picture or a page is made.
+"""
+
+from __future__ import annotations
+
+from pymtg.report.content import Curve, GroupTable, Report, Scores, Stage
+from pymtg.report.data_maps import save_data_map
+from pymtg.report.files import check_writable, json_ready, save_bytes, save_json, save_text
+from pymtg.report.heatmap import save_memberships
+from pymtg.report.html import render_html, save_html
+
+__all__ = [
+    "Curve",
+    "GroupTable",
+    "Report",
+    "Scores",
+    "Stage",
+    "check_writable",
+    "json_ready",
+    "render_html",
+    "save_bytes",
+    "save_data_map",
+    "save_html",
+    "save_json",
+    "save_memberships",
+    "save_text",
+]
