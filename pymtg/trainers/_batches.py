@@ -1,0 +1,192 @@
+"""Batches of (sample ids, inputs, targets) from whatever the caller's data is.
+
+Data that is held in tensors is sliced by index, which costs microseconds a batch; anything else goes through a
+DataLoader over the dataset with ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from pymtg.data import IGNORE_INDEX, ArrayTasks, IndexedDataset, collate, from_arrays, with_ids
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.tasks import TaskLayout
+from pymtg.trainers.config import TrainConfig
+
+__all__ = ["Batch", "BatchSource", "batch_source", "input_batches"]
+
+Batch: TypeAlias = tuple[torch.Tensor, Any, torch.Tensor]
+
+_RESIDENT_BYTES = 2**31  # tensors up to this size are copied to the device once, larger ones batch by batch
+
+
+class BatchSource(Protocol):
+    """Something that yields batches on the device.
+
+    ``num_samples`` is M; ``missing`` tells whether labels may be missing (True where finding out would mean to read
+    the whole dataset).
+    """
+
+    num_samples: int
+    missing: bool
+
+    def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield one epoch in an order drawn from the generator."""
+        ...
+
+    def in_order(self) -> Iterator[Batch]:
+        """Yield every sample once, in the dataset's order."""
+        ...
+
+    def select(self, tasks: Sequence[int]) -> BatchSource:
+        """Return the same samples with the targets of some tasks only."""
+        ...
+
+
+def batch_source(data: Any, layout: TaskLayout, config: TrainConfig, argument: str) -> BatchSource:
+    """Return the batches of a map-style dataset of (input, targets), or of a tuple (inputs, targets) of arrays.
+
+    Raises
+    ------
+    InvalidTypeError
+        If `data` is neither; `argument` is what the message calls it.
+    InvalidArgumentError
+        If it is empty, or its targets do not fit the layout.
+    """
+    if isinstance(data, IndexedDataset):
+        data = data.dataset
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise InvalidArgumentError(
+                f"{argument} must be a dataset or a tuple (inputs, targets); got {len(data)} entries"
+            )
+        data = from_arrays(*data, layout)
+    elif isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__:
+        if len(data.tensors) != 2:
+            raise InvalidArgumentError(f"{argument} must yield (input, targets); got {len(data.tensors)} tensors")
+        data = from_arrays(data.tensors[0], data.tensors[1], layout)
+    if isinstance(data, ArrayTasks):
+        targets = _target_matrix(data.targets, layout.num_tasks, argument)
+        return _TensorBatches(data.inputs, targets, layout, config)
+    dataset = with_ids(data)
+    if len(dataset) == 0:
+        raise InvalidArgumentError(f"{argument} must hold at least one sample; got an empty dataset")
+    return _LoaderBatches(dataset, layout.num_tasks, config, argument)
+
+
+def input_batches(inputs: torch.Tensor, config: TrainConfig) -> Iterator[torch.Tensor]:
+    """Yield slices of an input tensor, on the device."""
+    for start, stop in _cuts(len(inputs), config.batch_size):
+        yield inputs[start:stop].to(config.torch_device)
+
+
+def _target_matrix(targets: Any, num_tasks: int, argument: str) -> torch.Tensor:
+    """Return targets as [B, T]; a sample may hold them as a sequence of numbers, or one label if T is 1."""
+    if isinstance(targets, (list, tuple)):
+        targets = torch.stack([torch.as_tensor(column) for column in targets], dim=1)
+    if not isinstance(targets, torch.Tensor):
+        raise InvalidTypeError(f"{argument} must have numeric targets; got {type(targets).__name__}")
+    if targets.ndim == 1 and num_tasks == 1:
+        targets = targets.unsqueeze(1)
+    if targets.ndim != 2 or targets.shape[1] != num_tasks:
+        shape = list(targets.shape)
+        raise InvalidArgumentError(f"{argument} must have targets [samples, {num_tasks}] for this layout; got {shape}")
+    if targets.is_floating_point():
+        raise InvalidTypeError(f"{argument} must have integer targets (-100 for a missing label); got {targets.dtype}")
+    return targets
+
+
+def _cuts(num_samples: int, batch_size: int) -> list[tuple[int, int]]:
+    """Return the bounds of ``ceil(M / batch_size)`` batches whose sizes differ by at most one."""
+    count = -(-num_samples // batch_size)
+    bounds = [num_samples * i // count for i in range(count + 1)] if count else []
+    return list(itertools.pairwise(bounds))
+
+
+class _TensorBatches:
+    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor, layout: TaskLayout, config: TrainConfig) -> None:
+        self.layout, self.config, self.device = layout, config, config.torch_device
+        small = inputs.element_size() * inputs.numel() + targets.element_size() * targets.numel() <= _RESIDENT_BYTES
+        self.inputs = inputs.to(self.device) if small else inputs
+        self.targets = targets.to(self.device) if small else targets
+        self.missing = bool((targets == IGNORE_INDEX).any())
+        self.num_samples = len(inputs)
+        self.cuts = _cuts(self.num_samples, config.batch_size)
+
+    def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
+        return self._batches(torch.randperm(self.num_samples, generator=generator))
+
+    def in_order(self) -> Iterator[Batch]:
+        return self._batches(torch.arange(self.num_samples))
+
+    def select(self, tasks: Sequence[int]) -> BatchSource:
+        return _TensorBatches(self.inputs, self.targets[:, list(tasks)], self.layout.select(tasks), self.config)
+
+    def _batches(self, order: torch.Tensor) -> Iterator[Batch]:
+        ids = order.to(self.device)
+        rows = order.to(self.inputs.device)
+        for start, stop in self.cuts:
+            at = rows[start:stop]
+            inputs, targets = self.inputs.index_select(0, at), self.targets.index_select(0, at)
+            yield ids[start:stop], inputs.to(self.device), targets.to(self.device)
+
+
+class _LoaderBatches:
+    missing = True
+
+    def __init__(
+        self,
+        dataset: IndexedDataset,
+        num_tasks: int,
+        config: TrainConfig,
+        argument: str,
+        tasks: Sequence[int] | None = None,
+    ) -> None:
+        self.dataset, self.num_tasks, self.config, self.argument = dataset, num_tasks, config, argument
+        self.tasks = None if tasks is None else list(tasks)
+        self.num_samples = len(dataset)
+
+    def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
+        return self._batches(torch.randperm(self.num_samples, generator=generator), generator)
+
+    def in_order(self) -> Iterator[Batch]:
+        return self._batches(torch.arange(self.num_samples), torch.Generator().manual_seed(0))
+
+    def select(self, tasks: Sequence[int]) -> BatchSource:
+        return _LoaderBatches(self.dataset, self.num_tasks, self.config, self.argument, tasks)
+
+    def _batches(self, order: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
+        device = self.config.torch_device
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[order[a:b].tolist() for a, b in _cuts(self.num_samples, self.config.batch_size)],
+            collate_fn=collate,
+            num_workers=self.config.num_workers,
+            pin_memory=device.type == "cuda",
+            generator=generator,  # the workers' seeds; without it they would come from the caller's random state
+        )
+        for batch in loader:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 3:
+                raise InvalidTypeError(f"{self.argument} must yield (input, targets) samples of exactly two entries")
+            ids, inputs, targets = batch
+            matrix = _target_matrix(targets, self.num_tasks, self.argument)
+            if self.tasks is not None:
+                matrix = matrix[:, self.tasks]
+            yield ids.to(device), _to_device(inputs, device), matrix.to(device, non_blocking=True)
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _to_device(entry, device) for key, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_to_device(entry, device) for entry in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_device(entry, device) for entry in value)
+    return value

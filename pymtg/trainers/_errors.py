@@ -1,0 +1,15 @@
+"""Errors that only training can meet."""
+
+from __future__ import annotations
+
+from pymtg.errors import PymtgError
+
+__all__ = ["NonFiniteLossError", "NotFittedError"]
+
+
+class NonFiniteLossError(PymtgError, ArithmeticError):
+    """A loss or a weight became NaN or infinite while training; the message names stage, epoch and tasks."""
+
+
+class NotFittedError(PymtgError, ValueError, AttributeError):
+    """A trainer was asked for what only :meth:`fit` can give."""

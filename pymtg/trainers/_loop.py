@@ -1,0 +1,185 @@
+"""The one training loop: every network of every method goes through :func:`train_network`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from pymtg.datamap import DataMap
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.losses import MultiTaskLoss
+from pymtg.tasks import TaskLayout
+from pymtg.trainers._batches import BatchSource
+from pymtg.trainers._errors import NonFiniteLossError
+from pymtg.trainers._monitor import monitored, weighted_score
+from pymtg.trainers._predict import autocast, checked_logits, forward_all
+from pymtg.trainers._progress import Reporter
+from pymtg.trainers._seeding import seeded
+from pymtg.trainers.config import TrainConfig
+from pymtg.trainers.results import EpochRecord, StageResult
+
+__all__ = ["Job", "Trained", "train_network"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train: on which tasks, with which weights, from which start."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    layout: TaskLayout
+    seed: int
+    epochs: int
+    weights: torch.Tensor | None = None
+    data_map: DataMap | None = None
+    snapshot_epochs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and the record of its training."""
+
+    network: nn.Module
+    stage: StageResult
+
+
+def train_network(
+    job: Job, train: BatchSource, val: BatchSource | None, config: TrainConfig, reporter: Reporter
+) -> Trained:
+    """Build and train one network; the caller's random states are left alone.
+
+    Raises
+    ------
+    NonFiniteLossError
+        If a loss or a weight became NaN or infinite.
+    InvalidArgumentError
+        If the model's output does not fit the layout.
+    """
+    start = time.perf_counter()
+    with seeded(job.seed, config.torch_device):
+        run = _Run(job, config, train, val)
+        for epoch in range(1, job.epochs + 1):
+            record = run.epoch(epoch)
+            reporter.epoch(job.name, record.loss)
+            if config.on_epoch_end is not None:
+                config.on_epoch_end(job.name, record)
+        best = run.restore_best()
+    network = run.network
+    stage = StageResult(
+        name=job.name,
+        epochs=job.epochs,
+        best_epoch=best,
+        seconds=time.perf_counter() - start,
+        parameters=sum(p.numel() for p in network.parameters()),
+        history=tuple(run.history),
+    )
+    return Trained(network, stage)
+
+
+@dataclass
+class _Best:
+    score: float = -math.inf
+    epoch: int | None = None
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class _Run:
+    """The state of one training: network, loss, optimizer and what was seen so far."""
+
+    def __init__(self, job: Job, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
+        self.job, self.config, self.train, self.val = job, config, train, val
+        device = config.torch_device
+        self.network = _checked_network(job.build()).to(device)
+        self.loss = MultiTaskLoss(job.layout, data_map=job.data_map, task_weights=job.weights).to(device)
+        self.optimizer = config.build_optimizer(self.network)
+        self.scheduler = None if config.scheduler is None else config.scheduler(self.optimizer)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp_dtype is torch.float16)
+        self.order = torch.Generator().manual_seed(job.seed)  # of its own: what a model draws does not move the order
+        self.weights = [1.0] * job.layout.num_tasks if job.weights is None else job.weights.tolist()
+        self.history: list[EpochRecord] = []
+        self.best = _Best()
+
+    def epoch(self, epoch: int) -> EpochRecord:
+        """Train one epoch, validate, and read the figures once."""
+        start = time.perf_counter()
+        figures = self._train_epoch()
+        if self.job.data_map is not None and epoch in self.job.snapshot_epochs:
+            self.job.data_map.snapshot(epoch)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.val is not None:
+            logits, targets = forward_all(self.network, self.val, self.job.layout, self.config)
+            figures = torch.cat([figures, monitored(self.config.monitor, logits, targets, self.job.layout)])
+        read: list[float] = figures.tolist()  # the only host read of the epoch
+        record = self._record(epoch, read, start)
+        self.history.append(record)
+        self._keep_best(record)
+        return record
+
+    def _train_epoch(self) -> torch.Tensor:
+        """Return [sum of the weights' sums, total loss, T task losses], the losses averaged over the epoch's rows."""
+        network, loss, layout = self.network.train(), self.loss.train(), self.job.layout
+        sums = torch.zeros(1 + layout.num_tasks, device=self.config.torch_device)
+        for ids, inputs, targets in self.train.shuffled(self.order):
+            with autocast(self.config):
+                logits = network(inputs)
+            total = loss(checked_logits(logits, len(ids), layout), targets, ids)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(total).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            sums[0].add_(total.detach(), alpha=len(ids))
+            sums[1:].add_(loss.task_losses, alpha=len(ids))
+        with torch.no_grad():
+            state = torch.stack([p.sum().float() for p in network.parameters()]).sum()  # finite if all weights are
+        return torch.cat([state[None], sums / self.train.num_samples])
+
+    def _record(self, epoch: int, figures: list[float], start: float) -> EpochRecord:
+        tasks = self.job.layout.num_tasks
+        state, total, losses, scores = figures[0], figures[1], figures[2 : 2 + tasks], figures[2 + tasks :]
+        if not all(map(math.isfinite, (state, total, *losses))):
+            raise NonFiniteLossError(self._non_finite(epoch, losses))
+        return EpochRecord(
+            epoch=epoch,
+            loss=total,
+            task_losses=tuple(losses),
+            val_score=weighted_score(scores, self.weights) if scores else None,
+            val_task_scores=tuple(scores) if scores else None,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _non_finite(self, epoch: int, losses: list[float]) -> str:
+        pairs = zip(self.job.layout.names, losses, strict=True)
+        names = [name for name, value in pairs if not math.isfinite(value)]
+        shown = ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        what = f"the loss of {shown}" if names else "a weight of the network"
+        return (
+            f"stage {self.job.name!r}, epoch {epoch}: {what} became NaN or infinite; "
+            "look for such values in the inputs, or train with a lower lr"
+        )
+
+    def _keep_best(self, record: EpochRecord) -> None:
+        score = record.val_score
+        if not self.config.keep_best or score is None or not score > self.best.score:
+            return
+        state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.best = _Best(score, record.epoch, state)
+
+    def restore_best(self) -> int | None:
+        """Load the kept weights, if any; return their epoch."""
+        if self.best.epoch is not None:
+            self.network.load_state_dict(self.best.state)
+        return self.best.epoch
+
+
+def _checked_network(network: object) -> nn.Module:
+    if not isinstance(network, nn.Module):
+        raise InvalidTypeError(f"model must return a torch.nn.Module for a layout; got {type(network).__name__}")
+    if not any(p.requires_grad for p in network.parameters()):
+        raise InvalidArgumentError("model must return a module with parameters to train; got one without")
+    return network

@@ -1,0 +1,105 @@
+"""Forward passes without training: logits, probabilities, and the combination of K networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pymtg.errors import InvalidArgumentError
+from pymtg.tasks import TaskLayout
+from pymtg.trainers._batches import BatchSource
+from pymtg.trainers.config import TrainConfig
+
+__all__ = ["checked_logits", "class_probabilities", "combine_networks", "evaluating", "forward_all", "predict_batches"]
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode; afterwards give every submodule its own mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def checked_logits(logits: Any, rows: int, layout: TaskLayout) -> torch.Tensor:
+    """Return a model's output if it is a floating tensor [rows, num_logits].
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is anything else: the model and the layout do not belong together.
+    """
+    if not isinstance(logits, torch.Tensor):
+        raise InvalidArgumentError(f"model must return one logits tensor; got {type(logits).__name__}")
+    if logits.shape != (rows, layout.num_logits) or not logits.is_floating_point():
+        raise InvalidArgumentError(
+            f"model must return floating-point logits of shape [{rows}, {layout.num_logits}] for this layout; "
+            f"got {list(logits.shape)} of {logits.dtype}"
+        )
+    return logits
+
+
+def predict_batches(network: nn.Module, inputs: Iterable[Any], layout: TaskLayout, config: TrainConfig) -> torch.Tensor:
+    """Return the logits [N, num_logits] (float32 at least, on the device) of batches of inputs, in eval mode."""
+    parts = []
+    with evaluating(network), torch.no_grad(), autocast(config):
+        for batch in inputs:
+            logits = network(batch)
+            rows = len(batch) if isinstance(batch, torch.Tensor) else len(logits)
+            parts.append(checked_logits(logits, rows, layout))
+    joined = torch.cat(parts)
+    return joined if joined.dtype == torch.float64 else joined.float()
+
+
+def forward_all(
+    network: nn.Module, source: BatchSource, layout: TaskLayout, config: TrainConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits [N, num_logits] and targets [N, T] of every sample of a source, in order."""
+    targets = []
+
+    def inputs() -> Iterator[Any]:
+        for _, batch, batch_targets in source.in_order():
+            targets.append(batch_targets)
+            yield batch
+
+    return predict_batches(network, inputs(), layout, config), torch.cat(targets)
+
+
+def autocast(config: TrainConfig) -> torch.autocast:
+    """Return the autocast block of a configuration (disabled where amp is off)."""
+    dtype = config.amp_dtype
+    return torch.autocast(config.torch_device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def class_probabilities(logits: torch.Tensor, layout: TaskLayout) -> torch.Tensor:
+    """Return probabilities in the logits' own columns: sigmoid of one-logit tasks, softmax within the others."""
+    classes = set(layout.num_classes)
+    if classes == {1}:
+        return torch.sigmoid(logits)
+    if len(classes) == 1:  # one batched softmax instead of T small ones
+        return torch.softmax(logits.view(len(logits), layout.num_tasks, -1), dim=-1).view_as(logits)
+    parts = [torch.sigmoid(p) if p.shape[1] == 1 else torch.softmax(p, dim=-1) for p in layout.split(logits)]
+    return torch.cat(parts, dim=1)
+
+
+def combine_networks(probabilities: Sequence[torch.Tensor], weights: torch.Tensor, layout: TaskLayout) -> torch.Tensor:
+    """Return ``sum_k weights[t, k] * probabilities[k]`` with t the task of each column.
+
+    `probabilities` are K tensors [N, num_logits], `weights` is [T, K] with rows that sum to one. A network whose
+    weight is 0 for a task is left out of it altogether: what it would predict there, NaN included, plays no part.
+    """
+    counts = torch.tensor(layout.num_classes)
+    columns = torch.repeat_interleave(weights.cpu(), counts, dim=0).to(probabilities[0])  # [num_logits, K]
+    total = torch.zeros_like(probabilities[0])
+    for k, part in enumerate(probabilities):
+        weight = columns[:, k]
+        total += torch.where(weight == 0, torch.zeros_like(part), part * weight)
+    return total

@@ -1,0 +1,53 @@
+"""Seeds of the stages, and a block that leaves every global random state as it found it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+__all__ = ["seeded", "stage_seed"]
+
+_STAGES = ("joint", "task", "group", "member", "random", "cluster")
+
+
+def stage_seed(seed: int, stage: str, index: int = 0) -> int:
+    """Return the seed of one stage: independent of the others, the same whichever stages ran before it."""
+    words = np.random.SeedSequence([seed, _STAGES.index(stage), index]).generate_state(2)
+    return (int(words[0]) << 31) ^ int(words[1])  # below 2^63, which every torch generator takes
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch (CPU and `device`), NumPy and `random` inside the block; give the caller's states back after it.
+
+    Initial weights, dropout and the augmentations of a dataset draw from the global generators, so they are what has
+    to be seeded; the caller's own draws go on as if nothing had happened.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    cudnn = torch.backends.cudnn
+    cudnn_flags = cudnn.deterministic, cudnn.benchmark
+    index = [] if device.type == "cpu" else [_device_index(device)]
+    with torch.random.fork_rng(index, device_type="cuda" if device.type == "cpu" else device.type):
+        try:
+            # not torch.manual_seed: it would also seed accelerators that are none of our business
+            torch.default_generator.manual_seed(seed)
+            if index:
+                module = torch.get_device_module(device)
+                with module.device(index[0]):
+                    module.manual_seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            random.seed(seed)
+            cudnn.deterministic, cudnn.benchmark = True, False
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = cudnn_flags
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def _device_index(device: torch.device) -> int:
+    return device.index if device.index is not None else torch.get_device_module(device).current_device()

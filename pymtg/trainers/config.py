@@ -1,0 +1,138 @@
+"""How a network is trained: one frozen set of options for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.tasks import TaskLayout
+from pymtg.trainers.results import EpochRecord
+
+__all__ = ["ModelFactory", "OptimizerFactory", "SchedulerFactory", "TrainConfig"]
+
+ModelFactory: TypeAlias = Callable[[TaskLayout], nn.Module]
+OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+SchedulerFactory: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+EpochCallback: TypeAlias = Callable[[str, EpochRecord], None]
+
+AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+MONITORS = ("balanced_accuracy", "accuracy", "loss")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of one network's training, shared by all methods.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training set.
+    batch_size
+        Most rows in a batch. An epoch is cut into ``ceil(M / batch_size)`` batches whose sizes differ by at most
+        one, so that no runt batch of a row or two comes last.
+    lr
+        Learning rate of the default optimizer, Adam.
+    optimizer
+        ``parameters -> Optimizer``; replaces the default, and `lr` then has no effect.
+    scheduler
+        ``optimizer -> scheduler``, stepped once an epoch.
+    device
+        Where to train; None means CUDA where there is a device, else the CPU.
+    amp
+        False, or the type that the forward pass autocasts to: ``"bfloat16"``, or ``"float16"`` (CUDA only, with
+        loss scaling). True means ``"bfloat16"``.
+    num_workers
+        Worker processes that load a dataset which is not held in tensors.
+    keep_best
+        Keep the weights of the epoch with the best validation score instead of the last ones; needs a validation set.
+    monitor
+        The validation score: ``"balanced_accuracy"``, ``"accuracy"``, or ``"loss"`` (its negative, so that more is
+        better).
+    on_epoch_end
+        Called with the stage's name and the :class:`EpochRecord` after every epoch.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If a value is out of range or unknown; the message names the argument, the rule and the value.
+    InvalidTypeError
+        If a value has the wrong type.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 1e-3
+    optimizer: OptimizerFactory | None = None
+    scheduler: SchedulerFactory | None = None
+    device: str | torch.device | None = None
+    amp: bool | str = False
+    num_workers: int = 0
+    keep_best: bool = False
+    monitor: str = "balanced_accuracy"
+    on_epoch_end: EpochCallback | None = None
+
+    def __post_init__(self) -> None:
+        check_int("epochs", self.epochs, 1)
+        check_int("batch_size", self.batch_size, 1)
+        check_int("num_workers", self.num_workers, 0)
+        if isinstance(self.lr, bool) or not isinstance(self.lr, (int, float)):
+            raise InvalidTypeError(f"lr must be a number; got {self.lr!r}")
+        if not 0 < self.lr < float("inf"):
+            raise InvalidArgumentError(f"lr must be positive and finite; got {self.lr}")
+        for name in ("optimizer", "scheduler", "on_epoch_end"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InvalidTypeError(f"{name} must be callable or None; got {value!r}")
+        check_choice("monitor", self.monitor, MONITORS)
+        if not isinstance(self.amp, bool):
+            check_choice("amp", self.amp, tuple(AMP_TYPES))
+        if self.amp_dtype is torch.float16 and self.torch_device.type == "cpu":
+            raise InvalidArgumentError(
+                "amp='float16' needs a CUDA device, its range is too small without loss scaling; "
+                "got device cpu (use 'bfloat16')"
+            )
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to train on."""
+        if self.device is None:
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise InvalidArgumentError(f"device must name a torch device; got {self.device!r} ({error})") from None
+
+    @property
+    def amp_dtype(self) -> torch.dtype | None:
+        """What the forward pass autocasts to; None for no autocast."""
+        if isinstance(self.amp, bool):
+            return torch.bfloat16 if self.amp else None
+        return AMP_TYPES[self.amp]
+
+    def build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of a network."""
+        parameters = list(network.parameters())
+        if self.optimizer is not None:
+            return self.optimizer(parameters)
+        return torch.optim.Adam(parameters, lr=self.lr)
+
+
+def check_int(name: str, value: object, lowest: int) -> int:
+    """Return `value` if it is an integer of at least `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name} must be an integer; got {value!r} of type {type(value).__name__}")
+    if value < lowest:
+        raise InvalidArgumentError(f"{name} must be at least {lowest}; got {value}")
+    return value
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+    return value
