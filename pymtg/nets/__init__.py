@@ -1,0 +1,12 @@
+"""Networks: a shared backbone with one linear layer for all heads, and factories of them.
+
+Wherever pymtg asks for a *model factory*, any callable ``layout -> torch.nn.Module`` will do whose module returns
+logits ``[B, layout.num_logits]``. :func:`mlp`, :func:`convnet` and :class:`MultiHeadSpec` make picklable ones.
+"""
+
+from __future__ import annotations
+
+from pymtg.nets.backbones import MLP, ConvNet
+from pymtg.nets.multihead import MultiHeadNet, MultiHeadSpec, convnet, count_parameters, mlp
+
+__all__ = ["MLP", "ConvNet", "MultiHeadNet", "MultiHeadSpec", "convnet", "count_parameters", "mlp"]
