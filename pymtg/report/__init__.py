@@ -6,7 +6,7 @@ jinja2 (``pip install 'pymtg[report]'``) are imported when a picture or a page i
 
 from __future__ import annotations
 
-from pymtg.report.content import Curve, GroupTable, Report, Scores, Stage
+from pymtg.report.content import Curve, GroupTable, Report, Stage
 from pymtg.report.data_maps import save_data_map
 from pymtg.report.files import check_writable, json_ready, save_bytes, save_json, save_text
 from pymtg.report.heatmap import save_memberships
@@ -16,7 +16,6 @@ __all__ = [
     "Curve",
     "GroupTable",
     "Report",
-    "Scores",
     "Stage",
     "check_writable",
     "json_ready",

@@ -9,16 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from pymtg.errors import InvalidArgumentError
+from pymtg.metrics import Scores
 
-__all__ = ["Curve", "GroupTable", "Report", "Scores", "Stage"]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Figures of one method: ``mean[figure]`` over the tasks and ``tasks[name][figure]``; NaN where undefined."""
-
-    mean: Mapping[str, float]
-    tasks: Mapping[str, Mapping[str, float]]
+__all__ = ["Curve", "GroupTable", "Report", "Stage"]
 
 
 @dataclass(frozen=True)

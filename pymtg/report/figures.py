@@ -52,7 +52,7 @@ def strip_frame(axes: Any) -> None:
     axes.tick_params(colors="#444444", labelsize=8, length=3)
 
 
-def add_colour_bar(figure: Figure, grid: Any, colour_map: str, label: str, **placing: float) -> None:
+def add_colour_bar(figure: Figure, grid: Any, colour_map: str, label: str, **placing: Any) -> None:
     """Put a bar for the values 0 to 1 at the right of all the axes."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymtg.metrics import Scores
 from pymtg.report import curves
-from pymtg.report.content import GroupTable, Report, Scores
+from pymtg.report.content import GroupTable, Report
 from pymtg.report.figures import group_colour, png
 from pymtg.report.files import save_text
 
@@ -131,9 +132,9 @@ def _membership_rows(groups: GroupTable) -> list[dict[str, Any]]:
     return rows
 
 
-def _pictures(report: Report) -> dict[str, str]:
-    """Return the data URIs of the pictures there are."""
-    pictures = {}
+def _pictures(report: Report) -> dict[str, str | None]:
+    """Return the data URIs of the pictures, None for one that there is not."""
+    pictures: dict[str, str | None] = dict.fromkeys(("data_map", "memberships", "curves", "silhouettes"))
     for name, path in (("data_map", report.data_map), ("memberships", report.memberships)):
         if path is not None:
             pictures[name] = _data_uri(Path(path).read_bytes())
