@@ -24,14 +24,15 @@ class Rows(NamedTuple):
 
 
 def split_rows(
-    count: int, seed: int, *, test_size: float, val_size: float, strata: npt.NDArray[Any] | None = None
+    count: int, seed: int, *, test_size: float | None, val_size: float, strata: npt.NDArray[Any] | None = None
 ) -> Rows:
     """Split `count` rows by `seed`; shares of all rows; `strata` [count] keeps a value's share in every part.
 
-    With `test_size` 0 the test part is empty: the caller has one already. The test part does not depend on `val_size`.
+    With `test_size` None the test part is empty: the caller has one already. The test part does not depend on `val_size`.
     """
     check_seed(seed)
-    test_size, val_size = check_share(test_size, "test_size"), check_share(val_size, "val_size")
+    test_size = 0.0 if test_size is None else check_share(test_size, "test_size", positive=True)
+    val_size = check_share(val_size, "val_size")
     if test_size + val_size >= 1:
         raise InvalidArgumentError(f"test_size and val_size must add up to less than 1; got {test_size} + {val_size}")
     rows = np.arange(count, dtype=np.int64)
@@ -48,12 +49,13 @@ def check_seed(seed: Any) -> None:
         raise InvalidArgumentError(f"seed must lie in 0..2**32-1; got {seed}")
 
 
-def check_share(share: Any, argument: str) -> float:
-    """Return `share` as a float; a typed error unless it is a number in [0, 1)."""
+def check_share(share: Any, argument: str, *, positive: bool = False) -> float:
+    """Return `share` as a float; a typed error unless it is a number in [0, 1), above 0 if `positive`."""
     if isinstance(share, bool) or not isinstance(share, numbers.Real):
         raise InvalidTypeError(f"{argument} must be a number; got {share!r}")
-    if not 0 <= float(share) < 1:
-        raise InvalidArgumentError(f"{argument} must be a share in [0, 1); got {share}")
+    if not 0 <= float(share) < 1 or (positive and share == 0):
+        least = "above 0" if positive else "at least 0"
+        raise InvalidArgumentError(f"{argument} must be a share, {least} and below 1; got {share}")
     return float(share)
 
 

@@ -32,7 +32,7 @@ def digits(seed: int = 0, *, test_size: float = 1 / 3, val_size: float = 0.0) ->
         Draws the split, the flipped images and the coins, each from a stream of its own: the images and labels of
         one seed do not depend on the sizes.
     test_size, val_size
-        Shares of the 1,797 images, each in [0, 1), stratified by digit. With `val_size` 0 there is no validation set.
+        Shares of the 1,797 images, each below 1, stratified by digit. With `val_size` 0 there is no validation set.
 
     Returns
     -------

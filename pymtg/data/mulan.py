@@ -33,7 +33,7 @@ def mulan(stem: str | os.PathLike[str], seed: int = 0, *, test_size: float = 1 /
     seed
         Draws the splits.
     test_size, val_size
-        Shares in [0, 1) for the test set (of a single file; two files are taken as given) and for the validation set
+        Shares below 1 for the test set (of a single file; two files are taken as given) and for the validation set
         (of the single file's or the training file's rows). With `val_size` 0 there is no validation set.
 
     Returns
@@ -62,7 +62,7 @@ def mulan(stem: str | os.PathLike[str], seed: int = 0, *, test_size: float = 1 /
     if len(tables) == 2 and tables[0].kinds != tables[1].kinds:
         raise FileFormatError(f"{files.arff[1]} must declare the same attributes as {files.arff[0]}; it does not")
     rows = split_rows(
-        len(tables[0].features), seed, test_size=0.0 if len(tables) == 2 else test_size, val_size=val_size
+        len(tables[0].features), seed, test_size=None if len(tables) == 2 else test_size, val_size=val_size
     )
     first, layout = tables[0], TaskLayout.binary(labels)
     if len(rows.train) == 0:
