@@ -105,21 +105,31 @@ class _Run:
         self.best = _Best()
 
     def epoch(self, epoch: int) -> EpochRecord:
-        """Train one epoch, validate, and read the figures once."""
+        """Train one epoch, validate, and record both."""
         start = time.perf_counter()
-        figures = self._train_epoch()
+        loss, task_losses = self._read(epoch, self._train_epoch())
         if self.job.data_map is not None and epoch in self.job.snapshot_epochs:
             self.job.data_map.snapshot(epoch)
         if self.scheduler is not None:
             self.scheduler.step()
-        if self.val is not None:
-            logits, targets = forward_all(self.network, self.val, self.job.layout, self.config)
-            figures = torch.cat([figures, monitored(self.config.monitor, logits, targets, self.job.layout)])
-        read: list[float] = figures.tolist()  # the only host read of the epoch
-        record = self._record(epoch, read, start)
+        val = self._validate()
+        record = EpochRecord(
+            epoch=epoch,
+            loss=loss,
+            task_losses=task_losses,
+            val_score=None if val is None else weighted_score(val, self.weights),
+            val_task_scores=val,
+            seconds=time.perf_counter() - start,
+        )
         self.history.append(record)
         self._keep_best(record)
         return record
+
+    def _validate(self) -> tuple[float, ...] | None:
+        if self.val is None:
+            return None
+        logits, targets = forward_all(self.network, self.val, self.job.layout, self.config)
+        return monitored(self.config.monitor, logits, targets, self.job.layout)
 
     def _train_epoch(self) -> torch.Tensor:
         """Return [sum of the weights' sums, total loss, T task losses], the losses averaged over the epoch's rows."""
@@ -139,19 +149,13 @@ class _Run:
             state = torch.stack([p.sum().float() for p in network.parameters()]).sum()  # finite if all weights are
         return torch.cat([state[None], sums / self.train.num_samples])
 
-    def _record(self, epoch: int, figures: list[float], start: float) -> EpochRecord:
-        tasks = self.job.layout.num_tasks
-        state, total, losses, scores = figures[0], figures[1], figures[2 : 2 + tasks], figures[2 + tasks :]
-        if not all(map(math.isfinite, (state, total, *losses))):
-            raise NonFiniteLossError(self._non_finite(epoch, losses))
-        return EpochRecord(
-            epoch=epoch,
-            loss=total,
-            task_losses=tuple(losses),
-            val_score=weighted_score(scores, self.weights) if scores else None,
-            val_task_scores=tuple(scores) if scores else None,
-            seconds=time.perf_counter() - start,
-        )
+    def _read(self, epoch: int, sums: torch.Tensor) -> tuple[float, tuple[float, ...]]:
+        """Bring an epoch's training figures to the host, the only such read, and check them."""
+        figures: list[float] = sums.tolist()
+        state, loss, *task_losses = figures
+        if not all(map(math.isfinite, (state, loss, *task_losses))):
+            raise NonFiniteLossError(self._non_finite(epoch, task_losses))
+        return loss, tuple(task_losses)
 
     def _non_finite(self, epoch: int, losses: list[float]) -> str:
         pairs = zip(self.job.layout.names, losses, strict=True)

@@ -55,6 +55,8 @@ def predict_batches(network: nn.Module, inputs: Iterable[Any], layout: TaskLayou
             logits = network(batch)
             rows = len(batch) if isinstance(batch, torch.Tensor) else len(logits)
             parts.append(checked_logits(logits, rows, layout))
+    if not parts:
+        return torch.empty(0, layout.num_logits, device=config.torch_device)
     joined = torch.cat(parts)
     return joined if joined.dtype == torch.float64 else joined.float()
 

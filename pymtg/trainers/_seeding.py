@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["seeded", "stage_seed"]
 
-_STAGES = ("joint", "task", "group", "member", "random", "cluster")
+_STAGES = ("joint", "task", "group", "random", "cluster", "split")
 
 
 def stage_seed(seed: int, stage: str, index: int = 0) -> int:

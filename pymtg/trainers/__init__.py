@@ -1,0 +1,37 @@
+"""Training: STG, the methods it is judged against, and comparisons of them all, on one loop."""
+
+from __future__ import annotations
+
+from pymtg.trainers._errors import NonFiniteLossError, NotFittedError
+from pymtg.trainers.baselines import ensemble, mtl, random_groups, stl
+from pymtg.trainers.compare import METHODS, VIEWS, compare
+from pymtg.trainers.comparison import Comparison, ComparisonView, Difference, MethodSummary, Summary
+from pymtg.trainers.config import ModelFactory, OptimizerFactory, SchedulerFactory, TrainConfig
+from pymtg.trainers.results import EpochRecord, MethodResult, StageResult, STGResult
+from pymtg.trainers.stg import STGTrainer
+
+__all__ = [
+    "METHODS",
+    "VIEWS",
+    "Comparison",
+    "ComparisonView",
+    "Difference",
+    "EpochRecord",
+    "MethodResult",
+    "MethodSummary",
+    "ModelFactory",
+    "NonFiniteLossError",
+    "NotFittedError",
+    "OptimizerFactory",
+    "STGResult",
+    "STGTrainer",
+    "SchedulerFactory",
+    "StageResult",
+    "Summary",
+    "TrainConfig",
+    "compare",
+    "ensemble",
+    "mtl",
+    "random_groups",
+    "stl",
+]

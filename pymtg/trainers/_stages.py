@@ -1,0 +1,144 @@
+"""The stages that methods are put together from: joint, single-task and specialised networks, and the grouping."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from pymtg.datamap import DataMap
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.groups import TaskGroups, cluster_tasks
+from pymtg.tasks import TaskLayout
+from pymtg.trainers._batches import BatchSource, batch_source
+from pymtg.trainers._loop import Job, Trained, train_network
+from pymtg.trainers._predict import class_probabilities, forward_all
+from pymtg.trainers._progress import Reporter
+from pymtg.trainers._seeding import stage_seed
+from pymtg.trainers.config import ModelFactory, TrainConfig, check_int
+
+__all__ = ["Setting", "check_model", "group_tasks"]
+
+
+def check_model(model: object, layout: object) -> None:
+    """Raise InvalidTypeError unless `model` is a factory and `layout` a TaskLayout."""
+    if isinstance(model, nn.Module):
+        raise InvalidTypeError(
+            "model must be a factory, layout -> module, since several networks are trained; "
+            f"got a {type(model).__name__} (for example pymtg.nets.mlp(...), or a class of yours)"
+        )
+    if not callable(model):
+        raise InvalidTypeError(f"model must be a callable, layout -> torch.nn.Module; got {model!r}")
+    if not isinstance(layout, TaskLayout):
+        raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stages of a run share: network, tasks, options, seed and data."""
+
+    model: ModelFactory
+    layout: TaskLayout
+    config: TrainConfig
+    seed: int
+    train: BatchSource
+    val: BatchSource | None
+    reporter: Reporter
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelFactory,
+        layout: TaskLayout,
+        config: TrainConfig,
+        seed: int,
+        train: Any,
+        val: Any,
+        reporter: Reporter,
+    ) -> Setting:
+        """Check the arguments that every method takes, and open the data."""
+        check_model(model, layout)
+        check_int("seed", seed, 0)
+        if config.keep_best and val is None:
+            raise InvalidArgumentError("keep_best=True needs a validation set; got val=None")
+        opened = None if val is None else batch_source(val, layout, config, "val")
+        return cls(model, layout, config, seed, batch_source(train, layout, config, "train"), opened, reporter)
+
+    def joint(
+        self, index: int = 0, *, epochs: int, data_map: DataMap | None = None, snapshots: tuple[int, ...] = ()
+    ) -> Trained:
+        """Train network `index` on all tasks with equal weights; 0 is the joint network, others make an ensemble."""
+        job = Job(
+            name="joint" if index == 0 else f"member {index}",
+            build=lambda: self.model(self.layout),
+            layout=self.layout,
+            seed=stage_seed(self.seed, "joint", index),
+            epochs=epochs,
+            data_map=data_map,
+            snapshot_epochs=snapshots,
+        )
+        return train_network(job, self.train, self.val, self.config, self.reporter)
+
+    def single(self, task: int, *, epochs: int) -> Trained:
+        """Train a network on one task alone."""
+        layout = self.layout.select([task])
+        job = Job(
+            name=f"task {self.layout.names[task]}",
+            build=lambda: self.model(layout),
+            layout=layout,
+            seed=stage_seed(self.seed, "task", task),
+            epochs=epochs,
+        )
+        val = None if self.val is None else self.val.select([task])
+        return train_network(job, self.train.select([task]), val, self.config, self.reporter)
+
+    def specialised(
+        self,
+        k: int,
+        weights: npt.NDArray[np.float64],
+        *,
+        epochs: int,
+        start: nn.Module | None = None,
+        name: str = "group",
+    ) -> Trained:
+        """Train network k with task weights [T], from a copy of `start` or afresh."""
+        job = Job(
+            name=f"{name} {k}",
+            build=(lambda: self.model(self.layout)) if start is None else (lambda: copy.deepcopy(start)),
+            layout=self.layout,
+            seed=stage_seed(self.seed, "group", k),
+            epochs=epochs,
+            weights=torch.from_numpy(weights.astype(np.float32)),
+        )
+        return train_network(job, self.train, self.val, self.config, self.reporter)
+
+    def predict(
+        self, network: nn.Module, test: BatchSource, layout: TaskLayout | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return probabilities [N, num_logits] and targets [N, T] of a source, on the CPU."""
+        layout = self.layout if layout is None else layout
+        logits, targets = forward_all(network, test, layout, self.config)
+        return class_probabilities(logits, layout).cpu(), targets.cpu()
+
+
+def group_tasks(
+    data_map: DataMap, setting: Setting, num_groups: int | str, mode: str, fuzzifier: float, n_init: int
+) -> tuple[TaskGroups, float]:
+    """Cluster the tasks by their data maps; return the groups and the seconds it took."""
+    start = time.perf_counter()
+    groups = cluster_tasks(
+        data_map,
+        num_groups,
+        task_names=setting.layout.names,
+        mode=mode,
+        fuzzifier=fuzzifier,
+        n_init=n_init,
+        random_state=stage_seed(setting.seed, "cluster") % 2**32,
+    )
+    return groups, time.perf_counter() - start

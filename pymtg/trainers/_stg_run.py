@@ -1,0 +1,136 @@
+"""The three steps of STG as functions, for the trainer and for comparisons, which share the joint network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pymtg.datamap import DataMap
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.groups import TaskGroups
+from pymtg.trainers._loop import Trained
+from pymtg.trainers._stages import Setting, group_tasks
+from pymtg.trainers.config import check_choice, check_int
+
+__all__ = ["Grouped", "STGPlan", "group_from_joint", "hard_weights", "specialise"]
+
+_STARTS = ("fresh", "joint")
+_MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
+
+
+@dataclass(frozen=True)
+class STGPlan:
+    """The options of STG beyond those of the loop, with defaults filled in."""
+
+    num_groups: int | str
+    epochs: int
+    snapshot_epochs: tuple[int, ...]
+    specialised_epochs: int
+    init: str
+    fuzzifier: float
+    mode: str
+    n_init: int
+
+    @classmethod
+    def checked(
+        cls,
+        num_tasks: int,
+        *,
+        num_groups: int | str,
+        epochs: int,
+        snapshot_epochs: Sequence[int] | None = None,
+        specialised_epochs: int | None = None,
+        init: str = "fresh",
+        fuzzifier: float = 1.07,
+        mode: str = "kmeans-fuzzified",
+        n_init: int = 10,
+    ) -> STGPlan:
+        """Check every option and fill in what depends on others."""
+        if num_groups != "auto" and check_int("num_groups", num_groups, 1) > num_tasks:
+            raise InvalidArgumentError(
+                f"num_groups must be at most the number of tasks ({num_tasks}), or 'auto'; got {num_groups}"
+            )
+        check_choice("init", init, _STARTS)
+        if specialised_epochs is None:
+            specialised_epochs = epochs if init == "fresh" else -(-epochs // 2)
+        if isinstance(fuzzifier, bool) or not isinstance(fuzzifier, (int, float)):
+            raise InvalidTypeError(f"fuzzifier must be a number; got {fuzzifier!r}")
+        if not 1 < fuzzifier < float("inf"):
+            raise InvalidArgumentError(f"fuzzifier must be above 1 and finite; got {fuzzifier}")
+        return cls(
+            num_groups=num_groups,
+            epochs=epochs,
+            snapshot_epochs=_checked_snapshots(snapshot_epochs, epochs),
+            specialised_epochs=check_int("specialised_epochs", specialised_epochs, 1),
+            init=init,
+            fuzzifier=float(fuzzifier),
+            mode=check_choice("mode", mode, _MODES),
+            n_init=check_int("n_init", n_init, 1),
+        )
+
+
+def _checked_snapshots(snapshot_epochs: Sequence[int] | None, epochs: int) -> tuple[int, ...]:
+    if snapshot_epochs is None:
+        return tuple(sorted({-(-epochs * quarter // 4) for quarter in range(1, 5)}))
+    if isinstance(snapshot_epochs, (str, bytes)) or not hasattr(snapshot_epochs, "__iter__"):
+        raise InvalidTypeError(f"snapshot_epochs must be a sequence of integers; got {snapshot_epochs!r}")
+    chosen = tuple(check_int("snapshot_epochs", epoch, 1) for epoch in snapshot_epochs)
+    if not chosen:
+        raise InvalidArgumentError("snapshot_epochs must name at least one epoch; got none")
+    if len(set(chosen)) != len(chosen):
+        raise InvalidArgumentError(f"snapshot_epochs must not repeat an epoch; got {list(chosen)}")
+    if max(chosen) > epochs:
+        raise InvalidArgumentError(f"snapshot_epochs must not go beyond epochs ({epochs}); got {max(chosen)}")
+    return tuple(sorted(chosen))
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Steps 1 and 2: the joint network, its data map, and the groups found from it."""
+
+    joint: Trained
+    data_map: DataMap
+    groups: TaskGroups
+    seconds: float
+
+    @property
+    def memberships(self) -> npt.NDArray[np.float64]:
+        """``u`` [T, K]."""
+        return np.asarray(self.groups.memberships, dtype=np.float64)
+
+
+def group_from_joint(
+    setting: Setting, plan: STGPlan, *, epochs: int | None = None, missing: bool | None = None
+) -> Grouped:
+    """Train the joint network with recording, then group the tasks.
+
+    `epochs` prolongs the joint training beyond the plan's, whose snapshots stay where they are.
+    """
+    data_map = DataMap(
+        setting.train.num_samples,
+        setting.layout,
+        device=setting.config.torch_device,
+        missing=setting.train.missing if missing is None else missing,
+    )
+    joint = setting.joint(
+        epochs=plan.epochs if epochs is None else epochs, data_map=data_map, snapshots=plan.snapshot_epochs
+    )
+    groups, seconds = group_tasks(data_map, setting, plan.num_groups, plan.mode, plan.fuzzifier, plan.n_init)
+    return Grouped(joint, data_map, groups, seconds)
+
+
+def specialise(setting: Setting, plan: STGPlan, grouped: Grouped) -> list[Trained]:
+    """Step 3: train the K networks, from the joint one where the plan says so."""
+    start = grouped.joint.network if plan.init == "joint" else None
+    columns = enumerate(grouped.memberships.T)
+    return [setting.specialised(k, u, epochs=plan.specialised_epochs, start=start) for k, u in columns]
+
+
+def hard_weights(memberships: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return 1 at each row's largest membership (the first of equal ones), 0 elsewhere."""
+    weights = np.zeros_like(memberships)
+    weights[np.arange(len(memberships)), memberships.argmax(axis=1)] = 1.0
+    return weights

@@ -1,0 +1,253 @@
+"""Compare STG with its baselines: same data, network, options and seeds for every method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from pymtg.data import ArrayTasks, TaskData
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.trainers._batches import batch_source
+from pymtg.trainers._methods import METHODS, Budget, Need, Runner, needs, split_epochs
+from pymtg.trainers._progress import Reporter, reporting
+from pymtg.trainers._seeding import stage_seed
+from pymtg.trainers._stages import Setting
+from pymtg.trainers._stg_run import STGPlan
+from pymtg.trainers.comparison import Comparison, ComparisonView, MethodSummary
+from pymtg.trainers.config import ModelFactory, TrainConfig, check_choice, check_int
+from pymtg.trainers.results import MethodResult
+
+__all__ = ["METHODS", "VIEWS", "compare"]
+
+VIEWS = ("fixed", "best", "equal")
+DataSource: TypeAlias = "TaskData | Callable[[int], TaskData]"
+
+_HELD_OUT = 0.2  # of the training set, where the best epoch has to be chosen and the data has no validation set
+
+
+def compare(
+    data: DataSource,
+    model: ModelFactory,
+    *,
+    methods: Sequence[str] = METHODS,
+    views: Sequence[str] = VIEWS,
+    seeds: Iterable[int] = range(5),
+    num_groups: int | str = 3,
+    max_epochs: int = 100,
+    config: TrainConfig | None = None,
+    snapshot_epochs: Sequence[int] | None = None,
+    fuzzifier: float = 1.07,
+    mode: str = "kmeans-fuzzified",
+    n_init: int = 10,
+    progress: bool | None = None,
+) -> Comparison:
+    """Train and score every method with every seed.
+
+    Parameters
+    ----------
+    data
+        One :class:`pymtg.data.TaskData` for all seeds, or a function from a seed to one (its split, say, drawn by it).
+    model
+        Factory ``layout -> torch.nn.Module``; STL calls it with one-task layouts.
+    methods
+        Some of :data:`METHODS`: ``"stg_soft"`` and ``"stg_hard"`` (the same networks, fresh starts), ``"stg_joint"``
+        (soft, specialised networks that start from the joint one), ``"mtl"``, ``"ensemble"`` (K networks),
+        ``"random_groups"`` (STG's memberships dealt out at random), ``"stl"``.
+    views
+        Some of :data:`VIEWS`.
+        ``"fixed"``: every network gets `config.epochs`, those of ``"stg_joint"`` half of it.
+        ``"best"``: every network is trained for `max_epochs` and its best validation epoch kept (the monitor is
+        `config.monitor`; a specialised network's score weighs the tasks as its loss does). The validation set is the
+        data's own, else a fifth of its training set, drawn by the seed and withheld from every method. Snapshots
+        stay within the first `config.epochs`.
+        ``"equal"``: every method gets ``(1 + K) * config.epochs`` epochs in all, what STG takes, evenly divided among
+        its networks (at least one each); random groups need no joint network and get longer training instead.
+    seeds
+        The seeds.
+    num_groups, snapshot_epochs, fuzzifier, mode, n_init
+        As in :class:`pymtg.STGTrainer`.
+    max_epochs
+        For the view ``"best"``.
+    config
+        Options of the loop for all methods; `keep_best` is set by the view.
+    progress
+        As in :class:`pymtg.STGTrainer`.
+
+    Returns
+    -------
+    Per view and method the means over tasks with standard errors over seeds, and the cost. Networks that several
+    methods need are trained once; each method's seconds and epochs count them in full.
+
+    Raises
+    ------
+    InvalidArgumentError, InvalidTypeError
+        For unknown methods or views, no seeds, seeds whose data has other tasks, and what
+        :class:`pymtg.STGTrainer` raises.
+    """
+    config = dataclasses.replace(TrainConfig() if config is None else config, keep_best=False)
+    chosen = _Chosen(
+        _checked_names("methods", methods, METHODS),
+        _checked_names("views", views, VIEWS),
+        check_int("max_epochs", max_epochs, 1),
+    )
+    seeds = _checked_seeds(seeds)
+    options = {
+        "num_groups": num_groups,
+        "snapshot_epochs": snapshot_epochs,
+        "fuzzifier": fuzzifier,
+        "mode": mode,
+        "n_init": n_init,
+    }
+    results: dict[str, dict[str, list[MethodResult]]] = {view: {m: [] for m in chosen.methods} for view in chosen.views}
+    names: set[tuple[str, ...]] = set()
+    with reporting(progress) as reporter:
+        for position, seed in enumerate(seeds):
+            part = _task_data(data, seed)
+            names.add(part.layout.names)
+            if len(names) > 1:
+                raise InvalidArgumentError(f"data must have the same tasks for every seed; seed {seed} has others")
+            plan = STGPlan.checked(part.layout.num_tasks, epochs=config.epochs, **options)
+            if position == 0:
+                _expect(reporter, chosen, plan, part.layout.num_tasks, len(seeds))
+            reporter.prefix = f"seed {seed}: "
+            for view, method, result in _one_seed(part, model, seed, chosen, plan, config, reporter):
+                results[view][method].append(result)
+    return _collected(part.name, seeds, results, chosen, plan, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    methods: tuple[str, ...]
+    views: tuple[str, ...]
+    max_epochs: int
+
+    def budget(self, view: str, plan: STGPlan, groups: int, tasks: int) -> Budget:
+        """Return the epochs of every network under a view."""
+        if view == "equal":
+            total = (1 + groups) * plan.epochs
+            each = split_epochs(total, groups)
+            return Budget(plan.epochs, total, plan.epochs, plan.epochs, each, each, split_epochs(total, tasks))
+        e = self.max_epochs if view == "best" else plan.epochs
+        warm = e if view == "best" else -(-e // 2)
+        joint = max(e, plan.epochs)  # never shorter than its last snapshot
+        return Budget(joint, joint, e, warm, (joint, *(e,) * (groups - 1)), (e,) * groups, (e,) * tasks)
+
+
+def _one_seed(
+    data: TaskData,
+    model: ModelFactory,
+    seed: int,
+    chosen: _Chosen,
+    plan: STGPlan,
+    config: TrainConfig,
+    reporter: Reporter,
+) -> Iterable[tuple[str, str, MethodResult]]:
+    runners: dict[bool, Runner] = {}
+    for view in chosen.views:
+        best = view == "best"
+        if best not in runners:
+            runners[best] = _runner(data, model, seed, best, plan, config, reporter)
+        runner = runners[best]  # "fixed" and "equal" share one, and so the networks that are the same in both
+        groups = plan.num_groups
+        if not isinstance(groups, int):
+            groups = runner.grouped(max(chosen.max_epochs, plan.epochs) if best else plan.epochs).memberships.shape[1]
+        budget = chosen.budget(view, plan, groups, data.layout.num_tasks)
+        if set(chosen.methods) - {"mtl", "ensemble", "stl"}:
+            runner.grouped(budget.joint)  # before any method trains the same joint network without recording
+        for method in chosen.methods:
+            yield view, method, runner.result(method, budget)
+
+
+def _runner(
+    data: TaskData, model: ModelFactory, seed: int, best: bool, plan: STGPlan, config: TrainConfig, reporter: Reporter
+) -> Runner:
+    train, val = data.train, None
+    if best:
+        config = dataclasses.replace(config, keep_best=True)
+        train, val = (data.train, data.val) if data.val is not None else _hold_out(data.train, seed)
+    setting = Setting.of(model, data.layout, config, seed, train, val, reporter)
+    return Runner(setting, batch_source(data.test, data.layout, config, "test"), plan)
+
+
+def _hold_out(train: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
+    size = len(train)  # type: ignore[arg-type]
+    held = round(size * _HELD_OUT)
+    if held < 1 or held == size:
+        raise InvalidArgumentError(
+            f"data must have a validation set, or enough training samples to hold some out; got {size}"
+        )
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(stage_seed(seed, "split")))
+    parts = order[held:].sort().values, order[:held].sort().values
+    if isinstance(train, ArrayTasks):
+        kept, out = (ArrayTasks(train.inputs[rows], train.targets[rows], train.layout) for rows in parts)
+        return kept, out
+    return Subset(train, parts[0].tolist()), Subset(train, parts[1].tolist())
+
+
+def _task_data(data: DataSource, seed: int) -> TaskData:
+    part = data if isinstance(data, TaskData) else data(seed) if callable(data) else None
+    if not isinstance(part, TaskData):
+        raise InvalidTypeError(f"data must be a TaskData or a function from a seed to one; got {type(data).__name__}")
+    return part
+
+
+def _expect(reporter: Reporter, chosen: _Chosen, plan: STGPlan, tasks: int, seeds: int) -> None:
+    """Tell the bar how many epochs are coming; unknown while the number of groups is."""
+    if not isinstance(plan.num_groups, int):
+        return
+    distinct: set[tuple[bool, Need]] = set()
+    for view in chosen.views:
+        budget = chosen.budget(view, plan, plan.num_groups, tasks)
+        for method in chosen.methods:
+            distinct |= {(view == "best", need) for need in needs(method, budget)}
+        if "random_groups" in chosen.methods:
+            distinct.add((view == "best", Need("joint", 0, budget.joint)))
+    reporter.expect(seeds * sum(need.epochs for _, need in distinct))
+
+
+def _checked_names(argument: str, names: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise InvalidTypeError(f"{argument} must be a sequence of names; got the string {names!r}")
+    chosen = tuple(dict.fromkeys(check_choice(argument, name, known) for name in names))
+    if not chosen:
+        raise InvalidArgumentError(f"{argument} must name at least one of {', '.join(known)}; got none")
+    return chosen
+
+
+def _checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    checked = tuple(check_int("seeds", seed, 0) for seed in seeds)
+    if not checked or len(set(checked)) != len(checked):
+        raise InvalidArgumentError(f"seeds must be different and at least one; got {list(checked)}")
+    return checked
+
+
+def _collected(
+    name: str,
+    seeds: tuple[int, ...],
+    results: Mapping[str, Mapping[str, list[MethodResult]]],
+    chosen: _Chosen,
+    plan: STGPlan,
+    config: TrainConfig,
+) -> Comparison:
+    titles = {
+        "fixed": f"{config.epochs} epochs a network",
+        "best": f"best validation epoch within {chosen.max_epochs}",
+        "equal": "equal total epochs",
+    }
+    views = {
+        view: ComparisonView(view, titles[view], {m: MethodSummary.of(tuple(rs)) for m, rs in methods.items()})
+        for view, methods in results.items()
+    }
+    settings = {
+        **dataclasses.asdict(plan),
+        "max_epochs": chosen.max_epochs,
+        "batch_size": config.batch_size,
+        "lr": config.lr,
+        "monitor": config.monitor,
+    }
+    del settings["init"], settings["specialised_epochs"]  # the methods say which start, the views how long
+    return Comparison(name, seeds, plan.num_groups, views, settings)
