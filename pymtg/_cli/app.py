@@ -1,0 +1,76 @@
+"""The typer application: commands, ``--version``, and what an error looks like."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pymtg._cli.cluster import cluster
+from pymtg._cli.compare import compare
+from pymtg._cli.env import env
+from pymtg._cli.errors import CommandError, StoppedError, one_line
+from pymtg._cli.stg import stg
+
+__all__ = ["app", "run"]
+
+
+class _Commands(TyperGroup):
+    """A group of commands that lets Ctrl-C through under a name of our own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # typer would print an empty line and end with 1
+            raise StoppedError from None
+
+
+app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command(short_help="Train, group the tasks, train a network per group, report.")(stg)
+app.command(short_help="Compare STG with its baselines over seeds.")(compare)
+app.command(short_help="Group tasks by a saved data map or Gram matrix.")(cluster)
+app.command(short_help="Show versions, backends, processor and devices.")(env)
+
+
+@app.callback(invoke_without_command=True)
+def pymtg(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print pymtg's version and exit.")] = False,
+) -> None:
+    """Multi-task grouping: train on many tasks, see how each is learned, group those that are learned alike."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"pymtg {version_of('pymtg')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; on an error that the user can mend print one line and return 2, after Ctrl-C return 130."""
+    from pymtg.errors import PymtgError
+
+    name = " ".join(["pymtg", *[word for word in arguments[:1] if word in ("stg", "compare", "cluster", "env")]])
+    try:
+        code = typer.main.get_command(app).main(list(arguments), prog_name="pymtg", standalone_mode=False)
+    except StoppedError:
+        return _fail(name, "interrupted", 130)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone: nobody is left to tell
+        sys.stderr.close()
+        return 1
+    except (CommandError, PymtgError, OSError) as error:
+        return _fail(name, one_line(error), 2)
+    except Exception as error:
+        # Usage errors are typer's own or, in its older versions, click's: known by their method, not their class.
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(name, " ".join(error.format_message().split()) + f" (see '{name} --help')", 2)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(name: str, message: str, code: int) -> int:
+    print(f"{name}: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,114 @@
+"""``pymtg compare``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pymtg._cli import options as opt
+
+if TYPE_CHECKING:
+    from pymtg.trainers import Comparison
+
+__all__ = ["compare"]
+
+_ALL = "all"
+
+
+def compare(
+    data: opt.Data,
+    out: opt.OutDirectory,
+    groups: opt.Groups = "3",
+    epochs: opt.Epochs = 20,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, 2, ...")] = 5,
+    methods: Annotated[
+        str,
+        typer.Option(
+            "--methods",
+            metavar="M,M,...",
+            help="Some of stg_soft, stg_hard, stg_joint, mtl, ensemble, random_groups, stl.",
+        ),
+    ] = _ALL,
+    views: Annotated[
+        str,
+        typer.Option(
+            "--views",
+            metavar="V,V,...",
+            help="Some of fixed (--epochs a network), best (each network's best validation epoch within --max-epochs), "
+            "equal (as many epochs in all for every method).",
+        ),
+    ] = _ALL,
+    max_epochs: Annotated[
+        int, typer.Option("--max-epochs", min=1, help="Epochs of a network in the view 'best'.")
+    ] = 100,
+    metric: Annotated[
+        str, typer.Option("--metric", help="The figure that leads the tables of comparison.md.")
+    ] = "balanced_accuracy",
+    mode: opt.Mode = "kmeans-fuzzified",
+    fuzzifier: opt.Fuzzifier = 1.07,
+    snapshot_epochs: opt.SnapshotEpochs = None,
+    lr: opt.LearningRate = 1e-3,
+    batch_size: opt.BatchSize = 64,
+    hidden: opt.Hidden = "64,64",
+    test_size: opt.TestSize = 1 / 3,
+    val_size: opt.ValSize = 0.0,
+    device: opt.Device = None,
+    amp: opt.Amp = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Compare STG with one network, an ensemble, random groups and single-task networks, over seeds.
+
+    Writes comparison.json and comparison.md. Without --val-size the view 'best' holds out a fifth of the training rows.
+    """
+    from pymtg._cli.run_setup import check_place, load_data
+    from pymtg.metrics import METRICS
+    from pymtg.nets import mlp
+    from pymtg.trainers import METHODS, VIEWS, TrainConfig
+    from pymtg.trainers import compare as run_comparison
+
+    options: dict[str, Any] = {
+        "methods": _names("--methods", methods, METHODS),
+        "views": _names("--views", views, VIEWS),
+        "num_groups": opt.group_count(groups),
+        "max_epochs": max_epochs,
+        "mode": opt.choice("--mode", mode, opt.MODES),
+        "fuzzifier": fuzzifier,
+        "snapshot_epochs": opt.whole_numbers("--snapshot-epochs", snapshot_epochs) if snapshot_epochs else None,
+    }
+    metric = opt.choice("--metric", metric, METRICS)
+    config = TrainConfig(epochs=epochs, batch_size=batch_size, lr=lr, device=device, amp=opt.precision(amp))
+    widths = opt.whole_numbers("--hidden", hidden)
+    first = load_data(data, 0, test_size, val_size)
+    check_place(out, device)
+    comparison = run_comparison(
+        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size),
+        mlp(first.num_features, widths),
+        seeds=range(seeds),
+        config=config,
+        progress=False if quiet else None,
+        **options,
+    )
+    asked = {"hidden": list(widths), "test_size": test_size, "val_size": val_size, "amp": amp, "data": data}
+    _finish(comparison, out, metric, {**asked, "device": str(config.torch_device)}, quiet)
+
+
+def _names(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    return known if words == _ALL else tuple(opt.choice(option, word.strip(), known) for word in words.split(","))
+
+
+def _finish(comparison: Comparison, out: Path, metric: str, asked: dict[str, Any], quiet: bool) -> None:
+    from pymtg._cli.environment import machine, versions
+    from pymtg._cli.tables import print_comparison
+    from pymtg.report import save_json, save_text
+
+    found = comparison.to_dict()
+    found["settings"] = {**found["settings"], **asked}
+    described = {"command": opt.command(sys.argv), **found, "versions": versions(), "machine": machine()}
+    save_json(out / "comparison.json", described)
+    save_text(out / "comparison.md", comparison.to_markdown(metric))
+    if not quiet:
+        print_comparison(comparison, metric)
+        typer.echo(f"tables: {out / 'comparison.md'}")

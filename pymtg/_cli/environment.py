@@ -1,0 +1,66 @@
+"""What runs here: versions, processor, threads, backends, devices."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["environment", "machine", "versions"]
+
+_PACKAGES = ("pymtg", "torch", "numpy", "scikit-learn")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # vendored or run from a source tree
+            found[package] = "unknown"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what a run's seconds, and the last bits of its results, depend on."""
+    import torch
+
+    from pymtg import _core
+
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "instruction_set": _core.isa(),
+        "openmp": _core.has_openmp(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "devices": _devices(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine and backends, JSON-ready."""
+    import pymtg
+
+    backends = {"available": list(pymtg.available_backends()), "default": pymtg.get_backend()}
+    return {"versions": versions(), "machine": machine(), "backends": backends}
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _devices() -> list[str]:
+    import torch
+
+    cuda = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]

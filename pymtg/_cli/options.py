@@ -1,0 +1,149 @@
+"""The options that several commands share, and the words in them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pymtg._cli.errors import CommandError
+
+__all__ = [
+    "Amp",
+    "BatchSize",
+    "Data",
+    "Device",
+    "Epochs",
+    "Fuzzifier",
+    "Groups",
+    "Hidden",
+    "Init",
+    "LearningRate",
+    "Mode",
+    "OutDirectory",
+    "Quiet",
+    "SnapshotEpochs",
+    "SpecialisedEpochs",
+    "TestSize",
+    "ValSize",
+    "choice",
+    "command",
+    "group_count",
+    "precision",
+    "whole_numbers",
+]
+
+MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="NAME",
+        help="'digits' (built in), or 'mulan:DIR/STEM' for DIR/STEM.xml with DIR/STEM-train.arff and "
+        "DIR/STEM-test.arff, or with DIR/STEM.arff.",
+    ),
+]
+Groups = Annotated[
+    str, typer.Option("--groups", metavar="K|auto", help="Number of groups; 'auto' chooses it by silhouette.")
+]
+Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Epochs of each network.")]
+OutDirectory = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Directory for the results; made if missing, and tried out before training starts. Files of an earlier "
+        "run there are replaced, each as a whole, at the end.",
+    ),
+]
+Init = Annotated[
+    str,
+    typer.Option(
+        "--init", metavar="fresh|joint", help="Start of the specialised networks: fresh, or the joint network."
+    ),
+]
+Mode = Annotated[str, typer.Option("--mode", metavar="|".join(MODES), help="How tasks are clustered.")]
+Fuzzifier = Annotated[
+    float, typer.Option("--fuzzifier", help="Above 1; near 1 memberships are almost hard, larger ones blur the groups.")
+]
+LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of Adam.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Rows in a batch.")]
+Hidden = Annotated[
+    str, typer.Option("--hidden", metavar="N,N,...", help="Widths of the hidden layers that the tasks share.")
+]
+SnapshotEpochs = Annotated[
+    str | None,
+    typer.Option(
+        "--snapshot-epochs",
+        metavar="E,E,...",
+        help="Epochs of the joint network whose data maps are clustered; by default each quarter's last.",
+    ),
+]
+SpecialisedEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--specialised-epochs",
+        min=1,
+        help="Epochs of each group's network; by default --epochs, or half of it with --init joint.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Where to train, such as cpu or cuda:0; by default CUDA where there is one."),
+]
+Amp = Annotated[
+    str | None,
+    typer.Option("--amp", metavar="bfloat16|float16", help="Train with mixed precision; float16 on CUDA only."),
+]
+TestSize = Annotated[
+    float,
+    typer.Option(
+        "--test-size", show_default="one third", help="Share of the rows to test on, where the set has no test file."
+    ),
+]
+ValSize = Annotated[float, typer.Option("--val-size", help="Share of the rows to validate on.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no tables: write the files, report errors only.")]
+
+
+def group_count(word: str) -> int | str:
+    """Return the number in ``--groups``, or ``"auto"``."""
+    if word == "auto":
+        return word
+    count = _whole(word)
+    if count is None or count < 1:
+        raise CommandError(f"--groups must be a whole number from 1, or 'auto'; got {word!r}")
+    return count
+
+
+def whole_numbers(option: str, words: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as ``64,64``."""
+    numbers = [_whole(word.strip()) for word in words.split(",")]
+    found = tuple(number for number in numbers if number is not None and number >= 1)
+    if len(found) != len(numbers):
+        raise CommandError(f"{option} must be whole numbers from 1 with commas between; got {words!r}")
+    return found
+
+
+def choice(option: str, word: str, known: tuple[str, ...]) -> str:
+    """Return `word` if it is one of the known ones."""
+    if word not in known:
+        raise CommandError(f"{option} must be one of {', '.join(known)}; got {word!r}")
+    return word
+
+
+def precision(word: str | None) -> bool | str:
+    """Return what trainers take as `amp`."""
+    return False if word is None else choice("--amp", word, ("bfloat16", "float16"))
+
+
+def command(words: Sequence[str]) -> str:
+    """Return the words of this process as one would type them."""
+    return " ".join(["pymtg", *map(shlex.quote, words[1:])])
+
+
+def _whole(word: str) -> int | None:
+    return int(word) if word.isascii() and word.isdigit() else None

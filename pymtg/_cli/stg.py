@@ -1,0 +1,93 @@
+"""``pymtg stg``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pymtg._cli import options as opt
+from pymtg._cli.errors import require
+
+if TYPE_CHECKING:
+    from pymtg.data import TaskData
+    from pymtg.trainers import STGTrainer
+
+__all__ = ["stg"]
+
+
+def stg(
+    data: opt.Data,
+    out: opt.OutDirectory,
+    groups: opt.Groups = "3",
+    epochs: opt.Epochs = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")] = 0,
+    init: opt.Init = "fresh",
+    mode: opt.Mode = "kmeans-fuzzified",
+    fuzzifier: opt.Fuzzifier = 1.07,
+    snapshot_epochs: opt.SnapshotEpochs = None,
+    specialised_epochs: opt.SpecialisedEpochs = None,
+    lr: opt.LearningRate = 1e-3,
+    batch_size: opt.BatchSize = 64,
+    hidden: opt.Hidden = "64,64",
+    test_size: opt.TestSize = 1 / 3,
+    val_size: opt.ValSize = 0.0,
+    keep_best: Annotated[
+        bool,
+        typer.Option("--keep-best", help="Keep each network's best epoch on the validation set; needs --val-size."),
+    ] = False,
+    device: opt.Device = None,
+    amp: opt.Amp = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train jointly, group the tasks by their data maps, train a network per group, and report.
+
+    Writes metrics.json, groups.json, data_map.safetensors, data_map.png, memberships.png and report.html.
+    """
+    from pymtg._cli.run_setup import check_place, load_data
+    from pymtg.nets import mlp
+    from pymtg.trainers import STGTrainer
+
+    require("matplotlib", "jinja2", extra="report")
+    settings: dict[str, Any] = {
+        "num_groups": opt.group_count(groups),
+        "epochs": epochs,
+        "snapshot_epochs": opt.whole_numbers("--snapshot-epochs", snapshot_epochs) if snapshot_epochs else None,
+        "specialised_epochs": specialised_epochs,
+        "init": init,
+        "mode": mode,
+        "fuzzifier": fuzzifier,
+        "lr": lr,
+        "batch_size": batch_size,
+        "keep_best": keep_best,
+        "seed": seed,
+    }
+    widths = opt.whole_numbers("--hidden", hidden)
+    tasks = load_data(data, seed, test_size, val_size)
+    trainer = STGTrainer(
+        mlp(tasks.num_features, widths),
+        tasks.layout,
+        **settings,
+        device=device,
+        amp=opt.precision(amp),
+        progress=False if quiet else None,
+    )
+    check_place(out, device)
+    trainer.fit(tasks.train, tasks.val)
+    shown = {**settings, "hidden": list(widths), "test_size": test_size, "val_size": val_size, "amp": amp}
+    _finish(trainer, tasks, data, out, {**shown, "device": str(trainer.config.torch_device)}, quiet)
+
+
+def _finish(trainer: STGTrainer, tasks: TaskData, data: str, out: Path, settings: dict[str, Any], quiet: bool) -> None:
+    from pymtg._cli.record import RunRecord
+    from pymtg._cli.tables import print_groups, print_scores
+
+    record = RunRecord.of(trainer, tasks, data, opt.command(sys.argv), settings)
+    record.save(out)
+    if quiet:
+        return
+    print_scores(f"{tasks.name}: means over {tasks.num_tasks} tasks of the test set", record.scores)
+    print_groups(record.group_table)
+    typer.echo(f"report: {out / 'report.html'}")

@@ -1,0 +1,118 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pymtg.metrics import Scores
+from pymtg.report.content import GroupTable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pymtg.trainers.comparison import Comparison, ComparisonView, Summary
+
+__all__ = ["print_comparison", "print_groups", "print_pairs", "print_scores", "score"]
+
+_MOST_MEMBERS = 12  # named in a line of the groups' table
+
+
+def console() -> Console:
+    """Return a console on stdout; a pipe gets plain text, wide enough that no table is cut."""
+    import sys
+
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+
+
+def new_table(title: str, *columns: str, numbers: bool = True) -> Table:
+    """Return a table whose first column is text and, with `numbers`, whose others stand to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if numbers and place else "left", overflow="fold")
+    return table
+
+
+def score(value: float | None, digits: int = 4) -> str:
+    """Return a score as text, a dash where it is not defined."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
+    """Print names and values."""
+    from rich.text import Text
+
+    table = new_table(title, "", "", numbers=False)
+    table.show_header = False
+    for key, value in pairs.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        table.add_row(key.replace("_", " "), Text(shown))
+    console().print(table)
+
+
+def print_scores(title: str, scores: Mapping[str, Scores]) -> None:
+    """Print each method's mean over the tasks, the best of a column in bold."""
+    from rich.text import Text
+
+    figures = list(dict.fromkeys(figure for s in scores.values() for figure in s.mean))
+    table = new_table(title, "method", *[figure.replace("_", " ") for figure in figures])
+    best = {f: max((s.mean[f] for s in scores.values() if math.isfinite(s.mean[f])), default=None) for f in figures}
+    for method, s in scores.items():
+        cells = [Text(score(s.mean[f]), style="bold" if s.mean[f] == best[f] else "") for f in figures]
+        table.add_row(method, *cells)
+    console().print(table)
+
+
+def print_groups(groups: GroupTable, title: str = "groups") -> None:
+    """Print each group's members, the strongest first, with their memberships."""
+    from rich.text import Text
+
+    table = new_table(title, "group", "tasks", "members (membership)", numbers=False)
+    for k in range(groups.num_groups):
+        members = groups.members(k)
+        table.add_row(str(k), str(len(members)), Text(_listed(groups, members)))
+    console().print(table)
+
+
+def _listed(groups: GroupTable, members: Sequence[int]) -> str:
+    shown = ", ".join(f"{groups.names[t]} ({groups.strength(t):.2f})" for t in members[:_MOST_MEMBERS])
+    return shown if len(members) <= _MOST_MEMBERS else f"{shown}, ... {len(members) - _MOST_MEMBERS} more"
+
+
+def print_comparison(comparison: Comparison, metric: str) -> None:
+    """Print a table per view: means over tasks and seeds with their standard errors, `metric` first, and the cost."""
+    from rich.text import Text
+
+    for view in comparison.views.values():
+        known = next(iter(view.methods.values())).metrics
+        metrics = [metric, *(name for name in known if name != metric)]
+        columns = [*(name.replace("_", " ") for name in metrics), "parameters", "epochs", "seconds"]
+        table = new_table(f"{comparison.data}: {view.title}; {len(comparison.seeds)} seed(s)", "method", *columns)
+        for name, summary in view.methods.items():
+            scores = [Text(_with_error(summary.metrics[m]), style=_rank(view, name, m)) for m in metrics]
+            cost = [f"{summary.parameters.mean:,.0f}", f"{summary.epochs.mean:,.0f}", f"{summary.seconds.mean:.1f}"]
+            table.add_row(name, *scores, *cost)
+        console().print(table)
+    typer.echo("mean ± standard error over seeds; bold: the best, and what is within two standard errors of it")
+
+
+def _with_error(summary: Summary) -> str:
+    return score(summary.mean) if summary.stderr is None else f"{score(summary.mean)} ± {score(summary.stderr)}"
+
+
+def _rank(view: ComparisonView, method: str, metric: str) -> str:
+    """Return bold for the best method and for those that cannot be told from it."""
+    means = {name: s.metrics[metric].mean for name, s in view.methods.items() if math.isfinite(s.metrics[metric].mean)}
+    if method not in means:
+        return ""
+    best = max(means, key=lambda name: means[name])
+    return "bold" if method == best or view.difference(method, best, metric).tie else ""
