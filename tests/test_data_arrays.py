@@ -186,7 +186,7 @@ def test_bad_bundles(rng, change, error, message):
 
 @pytest.mark.parametrize("spec", ["", "mnist", "digits:", "mulan", "mulan:", "digit", ":x"])
 def test_unknown_spec_lists_the_known_ones(spec):
-    with pytest.raises(InvalidArgumentError, match="'digits'.*'mulan:DIR/STEM'"):
+    with pytest.raises(InvalidArgumentError, match=r"'digits'.*'mulan:DIR/STEM'"):
         load(spec)
 
 

@@ -103,7 +103,8 @@ def test_quoted_escaped_and_tabbed_names(tmp_path):
 
 
 def test_nested_labels_in_the_files_order(tmp_path):
-    text = f'<labels xmlns="{XMLNS}"><label name="A"><label name="B"><label name="C"/></label></label><label name="D"/></labels>'
+    nested = '<label name="A"><label name="B"><label name="C"/></label></label><label name="D"/>'
+    text = f'<labels xmlns="{XMLNS}">{nested}</labels>'
     data = mulan(
         write(
             tmp_path, xml=text, whole=arff(["D {0,1}", "C {0,1}", "x numeric", "B {0,1}", "A {0,1}"], ["1,0,5,0,1"] * 9)
@@ -222,6 +223,9 @@ BAD_TABLES = {
     "dense among sparse": (arff(["a numeric", "L {0,1}"], ["{0 1}", "1,0"]), "line 8: Invalid layout"),
     "not a number": (arff(["a numeric", "L {0,1}"], ["x%d,0"]), "line 7: Invalid numerical value"),
     "not an integer": (arff(["a integer", "L {0,1}"], ["x,0"]), "line 7: Invalid numerical value"),
+    "sparse index of a missing value": (arff(["a numeric", "L {0,1}"], ["{5 ?}"]), "line 7: .* attribute 5; .* is 1"),
+    "too large": (arff(["a numeric", "L {0,1}"], ["1e300,0"]), "'a' is infinite, or too large for float32, in row 0"),
+    "too large in a sparse row": (arff(["a numeric", "L {0,1}"], ["{0 1e39}"]), "'a' is infinite, or too large"),
     "infinite": (arff(["a numeric", "L {0,1}"], ["inf,0"]), "'a' is infinite in row 0"),
     "undeclared value": (arff(["a numeric", "L {0,1}"], ["1,7"]), "line 7: Data value 7 not found"),
     "open quote": (arff(["a numeric", "L {0,1}"], ["'1,0"]), "line 7: .*rror parsing"),

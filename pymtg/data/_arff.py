@@ -156,11 +156,14 @@ def _sparse_rows(rows: Iterable[dict[int, Any]], width: int) -> npt.NDArray[np.f
     columns: list[int] = []
     entries: list[Any] = []
     for row in rows:
+        if row and max(row) >= width:  # the parser looks at the number only where a value is given
+            raise ValueError(f"the row has a value for attribute {max(row)}; the last one is {width - 1}")
         counts.append(len(row))
         columns.extend(row.keys())
         entries.extend(row.values())
     values = np.zeros((len(counts), width), dtype=np.float32)  # an absent nominal value is its first one, code 0
-    values[np.repeat(np.arange(len(counts)), counts), columns] = np.array(entries, dtype=np.float32)
+    with np.errstate(over="ignore"):  # too large for float32: infinite, which the caller looks for
+        values[np.repeat(np.arange(len(counts)), counts), columns] = np.array(entries, dtype=np.float32)
     return values
 
 

@@ -50,12 +50,13 @@ class FeatureScaler:
         return cls(kinds, mean, np.where(binary, 0.0, shift), np.where(binary | flat, 1.0, scale))
 
     def transform(self, features: _Matrix) -> npt.NDArray[np.float32]:
-        """Return ``[N, expanded columns]`` float32, all finite."""
+        """Return ``[N, expanded columns]`` float32; infinite where a value lies further out than float32 reaches."""
         columns = _expanded(features, self.kinds)
         missing = np.isnan(columns)
         if missing.any():
             columns = np.where(missing, self.mean, columns)
-        return np.asarray((columns - self.shift) / self.scale, dtype=np.float32)
+        with np.errstate(over="ignore"):  # a far outlier of a narrow feature; from_arrays tells of infinities
+            return np.asarray((columns - self.shift) / self.scale, dtype=np.float32)
 
 
 def _expanded(features: _Matrix, kinds: Sequence[int | None]) -> _Matrix:

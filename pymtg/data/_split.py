@@ -28,7 +28,7 @@ def split_rows(
 ) -> Rows:
     """Split `count` rows by `seed`; shares of all rows; `strata` [count] keeps a value's share in every part.
 
-    With `test_size` None the test part is empty: the caller has one already. The test part does not depend on `val_size`.
+    With `test_size` None the test part is empty: the caller has one already. `val_size` does not change the test part.
     """
     check_seed(seed)
     test_size = 0.0 if test_size is None else check_share(test_size, "test_size", positive=True)

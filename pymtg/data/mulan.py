@@ -152,11 +152,16 @@ class _Labelled:
         if len(rest) == 0:
             raise FileFormatError(f"{path} has no feature beside its {len(labels)} labels")
         features = table.values[:, rest]
-        if np.isinf(features).any():
-            row, column = np.argwhere(np.isinf(features))[0]
-            raise FileFormatError(f"{path}: feature {table.names[rest[column]]!r} is infinite in row {row}")
+        _check_finite(path, features, [table.names[c] for c in rest])
         targets = _targets(path, table, columns)
         return cls(features, targets, tuple((table.names[c], table.nominal[c]) for c in rest), table.sparse)
+
+
+def _check_finite(path: Path, features: npt.NDArray[np.floating[Any]], names: list[str]) -> None:
+    large = np.abs(features) > np.finfo(np.float32).max
+    if large.any():
+        row, column = np.argwhere(large)[0]
+        raise FileFormatError(f"{path}: feature {names[column]!r} is infinite, or too large for float32, in row {row}")
 
 
 def _label_columns(path: Path, table: Table, labels: list[str]) -> list[int]:
