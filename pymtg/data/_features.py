@@ -52,11 +52,13 @@ class FeatureScaler:
     def transform(self, features: _Matrix) -> npt.NDArray[np.float32]:
         """Return ``[N, expanded columns]`` float32; infinite where a value lies further out than float32 reaches."""
         columns = _expanded(features, self.kinds)
+        # in the table's own dtype: a sparse set's matrix is large, and doubles would double it once more
+        mean, shift, scale = (figures.astype(columns.dtype) for figures in (self.mean, self.shift, self.scale))
         missing = np.isnan(columns)
         if missing.any():
-            columns = np.where(missing, self.mean, columns)
+            columns = np.where(missing, mean, columns)
         with np.errstate(over="ignore"):  # a far outlier of a narrow feature; from_arrays tells of infinities
-            return np.asarray((columns - self.shift) / self.scale, dtype=np.float32)
+            return np.asarray((columns - shift) / scale, dtype=np.float32)
 
 
 def _expanded(features: _Matrix, kinds: Sequence[int | None]) -> _Matrix:
