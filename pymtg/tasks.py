@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +18,9 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 __all__ = ["TaskLayout"]
 
 _Weights = tuple[float, ...] | None
+
+_HANDLES = itertools.count(1)
+_LAYOUTS: weakref.WeakValueDictionary[int, TaskLayout] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class TaskLayout:
     num_classes: tuple[int, ...]
     pos_weight: tuple[float | None, ...] | None = None
     class_weights: tuple[_Weights, ...] | None = None
+    handle: int = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -68,6 +74,18 @@ class TaskLayout:
         set_field(self, "num_classes", _checked_counts(num_classes, self.names))
         set_field(self, "pos_weight", _checked_pos_weight(pos_weight, self))
         set_field(self, "class_weights", _checked_class_weights(class_weights, self))
+        # Operators take tensors and numbers only: this number stands for the layout (see with_handle).
+        set_field(self, "handle", next(_HANDLES))
+        _LAYOUTS[self.handle] = self
+
+    @staticmethod
+    def with_handle(handle: int) -> TaskLayout:
+        """Return the living layout whose ``handle`` this is; KeyError if it is gone."""
+        return _LAYOUTS[handle]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, also in another process, gets a handle of its own.
+        return (TaskLayout, (self.names, self.num_classes, self.pos_weight, self.class_weights))
 
     @classmethod
     def binary(cls, names: Sequence[str], pos_weight: Sequence[float | None] | None = None) -> TaskLayout:
@@ -94,11 +112,15 @@ class TaskLayout:
         """
         array = _target_array(targets)
         if array.ndim != 2 or array.shape[1] == 0:
-            raise InvalidArgumentError(f"targets must be [samples, tasks] with at least one task; got shape {array.shape}")
+            raise InvalidArgumentError(
+                f"targets must be [samples, tasks] with at least one task; got shape {array.shape}"
+            )
         if names is None:
             names = [f"task{t}" for t in range(array.shape[1])]
         if len(names) != array.shape[1]:
-            raise InvalidArgumentError(f"names must have one entry per column of targets ({array.shape[1]}); got {len(names)}")
+            raise InvalidArgumentError(
+                f"names must have one entry per column of targets ({array.shape[1]}); got {len(names)}"
+            )
         return cls(names, [_classes_in(array[:, t], names[t], ignore_index) for t in range(array.shape[1])])
 
     @cached_property
@@ -184,7 +206,9 @@ class TaskLayout:
         try:
             names, num_classes = description["names"], description["num_classes"]
         except (KeyError, TypeError):
-            raise InvalidArgumentError(f"a layout's description needs 'names' and 'num_classes'; got {description!r}") from None
+            raise InvalidArgumentError(
+                f"a layout's description needs 'names' and 'num_classes'; got {description!r}"
+            ) from None
         return cls(names, num_classes, description.get("pos_weight"), description.get("class_weights"))
 
 
@@ -256,7 +280,9 @@ def _checked_class_weights(values: Any, layout: TaskLayout) -> tuple[_Weights, .
         return None
     values = list(values)
     if len(values) != layout.num_tasks:
-        raise InvalidArgumentError(f"class_weights must have one entry per task ({layout.num_tasks}); got {len(values)}")
+        raise InvalidArgumentError(
+            f"class_weights must have one entry per task ({layout.num_tasks}); got {len(values)}"
+        )
     result: list[_Weights] = []
     for name, count, value in zip(layout.names, layout.num_classes, values, strict=True):
         if value is None:
@@ -264,7 +290,9 @@ def _checked_class_weights(values: Any, layout: TaskLayout) -> tuple[_Weights, .
             continue
         weights = value.tolist() if isinstance(value, (torch.Tensor, np.ndarray)) else list(value)
         if count == 1:
-            raise InvalidArgumentError(f"class_weights belong to softmax tasks; task {name!r} has one logit (use pos_weight)")
+            raise InvalidArgumentError(
+                f"class_weights belong to softmax tasks; task {name!r} has one logit (use pos_weight)"
+            )
         if len(weights) != count:
             raise InvalidArgumentError(f"class_weights of task {name!r} must have {count} entries; got {len(weights)}")
         result.append(tuple(_checked_weight(w, f"class_weights of task {name!r}") for w in weights))
@@ -287,7 +315,9 @@ def _classes_in(column: np.ndarray, name: str, ignore_index: int) -> int:
         if np.any(known != np.floor(known)):
             raise InvalidArgumentError(f"targets must be class numbers; task {name!r} holds fractions")
     if known.size == 0:
-        raise InvalidArgumentError(f"targets of task {name!r} are all missing; give its class count to TaskLayout instead")
+        raise InvalidArgumentError(
+            f"targets of task {name!r} are all missing; give its class count to TaskLayout instead"
+        )
     if known.min() < 0:
         raise InvalidArgumentError(f"targets must not be negative; task {name!r} holds {known.min()}")
     highest = int(known.max())

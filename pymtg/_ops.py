@@ -1,0 +1,96 @@
+"""The operators as ``torch.library`` knows them.
+
+Operators may take tensors, numbers and strings only, so a layout travels as its handle and a data map as its tensors;
+what they change in place is declared. Gradients are added by the ``autograd.Function`` classes in
+:mod:`pymtg.functional`: torch refuses autograd formulas for operators that mutate.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymtg._backend import backend_named
+from pymtg._reference import MapState
+from pymtg.tasks import TaskLayout
+
+_library = torch.library.Library("pymtg", "DEF")
+_library.define(
+    "multitask_cross_entropy(Tensor logits, Tensor targets, Tensor? weights, Tensor? sample_ids, Tensor(a!)? words, "
+    "Tensor(b!)? counts, Tensor(c!)? rejected, int layout, int ignore_index, str backend, bool need_gradient) "
+    "-> (Tensor, Tensor)"
+)
+_library.define("scale_gradient(Tensor gradient, Tensor upstream, int layout, str backend) -> Tensor")
+
+
+def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that losses and gradients of logits of `dtype` are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def in_backward() -> bool:
+    """Whether autograd is running a backward pass: a forward seen then is a checkpointed one, computed again."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _multitask_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    sample_ids: Tensor | None,
+    words: Tensor | None,
+    counts: Tensor | None,
+    rejected: Tensor | None,
+    layout: int,
+    ignore_index: int,
+    backend: str,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    state = None
+    if words is not None and counts is not None and rejected is not None and not in_backward():
+        state = MapState(words, counts, rejected)
+    return backend_named(backend).cross_entropy(
+        logits,
+        targets,
+        TaskLayout.with_handle(layout),
+        ignore_index=ignore_index,
+        weights=weights,
+        state=state,
+        sample_ids=sample_ids,
+        need_gradient=need_gradient,
+    )
+
+
+def _multitask_cross_entropy_shapes(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    sample_ids: Tensor | None,
+    words: Tensor | None,
+    counts: Tensor | None,
+    rejected: Tensor | None,
+    layout: int,
+    ignore_index: int,
+    backend: str,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = arithmetic_dtype(logits.dtype)
+    shape = tuple(logits.shape) if need_gradient else (0,)
+    return logits.new_empty(targets.shape[1], dtype=dtype), logits.new_empty(shape, dtype=dtype)
+
+
+def _scale_gradient(gradient: Tensor, upstream: Tensor, layout: int, backend: str) -> Tensor:
+    return backend_named(backend).scale_gradient(gradient, upstream, TaskLayout.with_handle(layout))
+
+
+def _scale_gradient_shapes(gradient: Tensor, upstream: Tensor, layout: int, backend: str) -> Tensor:
+    return torch.empty_like(gradient)
+
+
+_library.impl("multitask_cross_entropy", _multitask_cross_entropy, "CompositeExplicitAutograd")
+_library.impl("scale_gradient", _scale_gradient, "CompositeExplicitAutograd")
+torch.library.register_fake("pymtg::multitask_cross_entropy", _multitask_cross_entropy_shapes, lib=_library)
+torch.library.register_fake("pymtg::scale_gradient", _scale_gradient_shapes, lib=_library)
+
+multitask_cross_entropy = torch.ops.pymtg.multitask_cross_entropy.default
+scale_gradient = torch.ops.pymtg.scale_gradient.default

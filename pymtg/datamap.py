@@ -1,0 +1,459 @@
+"""Data maps: running mean, standard deviation and correctness of every sample's gold-label probability in every task."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pymtg import _map_io, _words
+from pymtg._backend import backend_named, choose_backend
+from pymtg._reference import MapState
+from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
+from pymtg.functional import check_sample_ids
+from pymtg.tasks import TaskLayout
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["DataMap", "Snapshot"]
+
+# Samples whose features are unpacked at once: a slab of a thousand tasks takes 16 MB.
+_SLAB = 4096
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A data map as it stood after an epoch: cumulative, from the first observation on."""
+
+    epoch: int
+    words: Tensor
+    counts: Tensor
+    ddof: int
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean gold-label probability, float32 ``[M, T]``; 0 where nothing was observed."""
+        return _words.unpack_values(self.words)[0]
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation ("variability"), float32 ``[M, T]``; 0 where less than ddof + 1 was observed."""
+        return _deviation(_words.unpack_values(self.words)[1], self.count, self.ddof)
+
+    @property
+    def count(self) -> Tensor:
+        """Number of observations, int32 ``[M, T]``."""
+        counts = self.counts.int()
+        return counts if counts.dim() == 2 else counts[:, None].expand(-1, self.words.shape[2])
+
+    @property
+    def correctness(self) -> Tensor:
+        """Share of observations whose argmax was the gold label, float32 ``[M, T]``; 0 where nothing was observed.
+
+        Taken over the first 4,095 observations of a sample.
+        """
+        counted = self.count.clamp(1, _words.MOST_COUNTED)
+        return _words.unpack_right(self.words) / counted
+
+    def slabs(self) -> Iterator[Tensor]:
+        """Yield the features in slabs, float32 ``[rows, T]``: the means of some samples, then their deviations.
+
+        A (sample, task) without observation takes the mean over the tasks that have one: it says nothing of its task.
+        """
+        for start in range(0, self.words.shape[0], _SLAB):
+            part = Snapshot(
+                self.epoch, self.words[start : start + _SLAB], self.counts[start : start + _SLAB], self.ddof
+            )
+            for values in (part.mean, part.std):
+                yield values if self.counts.dim() == 1 else _filled(values, part.counts > 0)
+
+
+class DataMap:
+    """Mean and standard deviation of the gold-label probabilities of M samples in T tasks, and their correctness.
+
+    Statistics run over every recorded observation by Welford's update (Welford 1962) in float32; the probabilities are
+    the plain ``softmax(logits_t)[y]``, taken in the training forward pass (Swayamdipta et al., EMNLP 2020). Pass the map
+    to :class:`pymtg.MultiTaskLoss` or :func:`pymtg.functional.multitask_cross_entropy`, or feed it with :meth:`update`.
+
+    Parameters
+    ----------
+    num_samples
+        M, the size of the training set; sample ids are 0..M-1.
+    layout
+        The tasks.
+    device
+        Where the state lives: that of the logits it records.
+    ddof
+        0 (the data-map paper's standard deviation) or 1 (that of STG-MTL's released code; 0 at one observation).
+    missing
+        Whether labels may be missing. Without, the state takes 8 bytes a (sample, task) and 4 a sample; with, 10 bytes
+        a (sample, task), and counts stop at 32,767.
+
+    Raises
+    ------
+    InvalidArgumentError, InvalidTypeError
+        For a `num_samples` below 1, another `ddof`, or something else than a layout.
+
+    Examples
+    --------
+    >>> layout = TaskLayout.binary(["odd", "even"])
+    >>> data_map = DataMap(3, layout)
+    >>> data_map.update(torch.tensor([[0.25, 0.5], [0.75, 0.5]]), torch.tensor([2, 2]))
+    >>> data_map.mean[2], data_map.std[2]
+    (tensor([0.5000, 0.5000]), tensor([0.2500, 0.0000]))
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        layout: TaskLayout,
+        *,
+        device: torch.device | str = "cpu",
+        ddof: int = 0,
+        missing: bool = False,
+    ) -> None:
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+            raise InvalidTypeError(f"num_samples must be an integer; got {num_samples!r}")
+        if num_samples < 1:
+            raise InvalidArgumentError(f"num_samples must be at least 1; got {num_samples}")
+        if not isinstance(layout, TaskLayout):
+            raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
+        if ddof not in (0, 1):
+            raise InvalidArgumentError(f"ddof must be 0 or 1; got {ddof!r}")
+        self.layout = layout
+        self.ddof = int(ddof)
+        shape = (num_samples, layout.num_tasks)
+        self.state = MapState(
+            torch.zeros((num_samples, 2, layout.num_tasks), dtype=torch.int32, device=device),
+            torch.zeros(shape, dtype=torch.int16, device=device)
+            if missing
+            else torch.zeros(num_samples, dtype=torch.int32, device=device),
+            torch.zeros(1, dtype=torch.int64, device=device),
+        )
+        self._snapshots: list[Snapshot] = []
+
+    # What it holds
+
+    @property
+    def num_samples(self) -> int:
+        """M, the number of samples."""
+        return self.state.words.shape[0]
+
+    @property
+    def num_tasks(self) -> int:
+        """T, the number of tasks."""
+        return self.layout.num_tasks
+
+    @property
+    def missing(self) -> bool:
+        """Whether labels may be missing."""
+        return self.state.missing
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state lives."""
+        return self.state.words.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state, without snapshots."""
+        return sum(tensor.nbytes for tensor in self.state)
+
+    @property
+    def num_rejected(self) -> int:
+        """Rows that were left out because a loss of theirs was not finite."""
+        return int(self.state.rejected)
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean gold-label probability ("confidence"), float32 ``[M, T]``; 0 where nothing was observed."""
+        return self._now().mean
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation ("variability"), float32 ``[M, T]``; 0 where less than ddof + 1 was observed."""
+        return self._now().std
+
+    @property
+    def count(self) -> Tensor:
+        """Number of observations, int32 ``[M, T]``."""
+        return self._now().count
+
+    @property
+    def correctness(self) -> Tensor:
+        """Share of observations whose argmax was the gold label, float32 ``[M, T]``; 0 where nothing was observed.
+
+        Taken over the first 4,095 observations of a sample.
+        """
+        return self._now().correctness
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """The snapshots taken, in the order of their epochs."""
+        return tuple(self._snapshots)
+
+    def __repr__(self) -> str:
+        return (
+            f"DataMap({self.num_samples} samples, {self.num_tasks} tasks, ddof={self.ddof}, missing={self.missing}, "
+            f"device={str(self.device)!r}, snapshots={[s.epoch for s in self._snapshots]})"
+        )
+
+    # Recording
+
+    def update(
+        self,
+        probabilities: Tensor,
+        sample_ids: Tensor,
+        *,
+        correct: Tensor | None = None,
+        valid: Tensor | None = None,
+        backend: str | None = None,
+    ) -> None:
+        """Record gold-label probabilities that were computed elsewhere.
+
+        Parameters
+        ----------
+        probabilities
+            ``[B, T]``, floating point. A row that holds a NaN or an infinity where `valid` is left out and counted in
+            :attr:`num_rejected`.
+        sample_ids
+            ``[B]``, int64 or int32. Rows of the same id count one after the other.
+        correct
+            ``[B, T]`` bool, whether the prediction was the gold label. By default ``probabilities > 0.5``: exact for
+            two classes, too low where a maximum can be below a half.
+        valid
+            ``[B, T]`` bool, False where a label is missing; all True by default.
+
+        Raises
+        ------
+        InvalidArgumentError, InvalidTypeError
+            For wrong shapes, devices or dtypes, or a probability outside [0, 1].
+        SampleIdError, MissingLabelError
+            For an id outside the map; for a missing label where the map was built without ``missing=True``. Whatever is
+            raised, the map is unchanged.
+        """
+        p, hit, there = self._checked_update(probabilities, sample_ids, correct, valid)
+        refused = (~torch.isfinite(p) & there).any(1)
+        serving = backend_named(choose_backend(backend, self.device))
+        serving.record(self.state, p, hit, there, sample_ids.long(), refused)
+
+    def merge_(self, other: DataMap) -> DataMap:
+        """Add another map's observations of the same samples and tasks; exact (Chan et al. 1983). Returns this map.
+
+        Snapshots are left as they are.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the maps differ in layout, number of samples or `missing`.
+        """
+        if not isinstance(other, DataMap):
+            raise InvalidTypeError(f"other must be a DataMap; got {type(other).__name__}")
+        for what in ("num_samples", "missing", "layout"):
+            ours, theirs = getattr(self, what), getattr(other, what)
+            if ours != theirs:
+                shown = "" if what == "layout" else f"; got {theirs}, this map has {ours}"
+                raise InvalidArgumentError(f"other must have this map's {what}{shown}")
+        words, counts, rejected = (tensor.to(self.device) for tensor in other.state)
+        self.state.words.copy_(_merged_words(self._now(), Snapshot(0, words, counts, self.ddof)))
+        if self.missing:
+            total = (self.state.counts.int() + counts.int()).clamp(max=_words.MOST_MISSING_COUNTED)
+            self.state.counts.copy_(total)
+        else:
+            self.state.counts.add_(counts)
+        self.state.rejected.add_(rejected)
+        return self
+
+    def reset(self) -> None:
+        """Forget every observation, the snapshots and the number of rejected rows."""
+        for tensor in self.state:
+            tensor.zero_()
+        self._snapshots.clear()
+
+    def snapshot(self, epoch: int) -> Snapshot:
+        """Keep the map as it stands after `epoch`; it goes on accumulating.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If a snapshot of this or a later epoch was taken already.
+        """
+        if isinstance(epoch, bool) or not isinstance(epoch, int):
+            raise InvalidTypeError(f"epoch must be an integer; got {epoch!r}")
+        if self._snapshots and epoch <= self._snapshots[-1].epoch:
+            raise InvalidArgumentError(
+                f"epoch must be later than the last snapshot's ({self._snapshots[-1].epoch}); got {epoch}"
+            )
+        taken = Snapshot(epoch, self.state.words.clone(), self.state.counts.clone(), self.ddof)
+        self._snapshots.append(taken)
+        return taken
+
+    # For grouping
+
+    def features(self) -> Tensor:
+        """Return the tasks' feature vectors, float32 ``[T, 2 M E]``: all means and deviations of the E snapshots.
+
+        Without snapshots, those of the map as it stands. :meth:`gram` holds all that clustering needs in T x T numbers.
+        """
+        slabs = [slab for snapshot in self._snapshots or [self._now()] for slab in snapshot.slabs()]
+        return torch.cat(slabs).T.contiguous()
+
+    def gram(self) -> Tensor:
+        """Return the centred Gram matrix of the tasks' feature vectors, float64 ``[T, T]``, on the CPU.
+
+        Features are the mean and standard deviation of every sample at every snapshot (at the present state where none
+        was taken), each centred over the tasks. Read in slabs: no feature vector is held.
+        """
+        from pymtg._gram import gram_add, new_gram
+
+        gram = new_gram(self.num_tasks)
+        for snapshot in self._snapshots or [self._now()]:
+            for slab in snapshot.slabs():
+                gram_add(gram, slab.cpu().numpy())
+        return torch.from_numpy(gram)
+
+    def to_dataframe(self, task: int | str) -> pandas.DataFrame:
+        """Return one task's map as a pandas frame: mean, std, correctness, count, indexed by sample id."""
+        import pandas
+
+        t = self.layout.index(task) if isinstance(task, str) else range(self.num_tasks)[task]
+        now = self._now()
+        columns = {"mean": now.mean, "std": now.std, "correctness": now.correctness, "count": now.count}
+        return pandas.DataFrame(
+            {name: values[:, t].cpu().numpy() for name, values in columns.items()},
+            index=pandas.RangeIndex(self.num_samples, name="sample_id"),
+        )
+
+    # Keeping
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors (not copies) and plain values from which :meth:`load_state_dict` restores the map."""
+        result: dict[str, Any] = dict(self.state._asdict())
+        for snapshot in self._snapshots:
+            result[f"snapshot.{snapshot.epoch}.words"] = snapshot.words
+            result[f"snapshot.{snapshot.epoch}.counts"] = snapshot.counts
+        return result | {"layout": self.layout.to_dict(), "ddof": self.ddof}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, snapshots included.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If entries are absent or those of another layout, size or kind of map; this map is then unchanged.
+        """
+        snapshots = _map_io.checked_state(state, self.state, self.layout, self.ddof)
+        for name, tensor in self.state._asdict().items():
+            tensor.copy_(state[name])
+        self._snapshots = [
+            Snapshot(epoch, words.to(self.device).clone(), counts.to(self.device).clone(), self.ddof)
+            for epoch, words, counts in snapshots
+        ]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the map, its snapshots and its layout to a safetensors file.
+
+        Written under a temporary name and renamed: whatever happens, `path` holds the old file or the new one.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; a file that was there before is untouched.
+        """
+        _map_io.save(path, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> DataMap:
+        """Read a map that :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        FileFormatError
+            If it is truncated, of another version, or no data map.
+        """
+        state = _map_io.load(path)
+        layout = TaskLayout.from_dict(state["layout"])
+        data_map = cls(
+            state["words"].shape[0], layout, device=device, ddof=state["ddof"], missing=state["counts"].dim() == 2
+        )
+        data_map.load_state_dict(state)
+        return data_map
+
+    def _now(self) -> Snapshot:
+        return Snapshot(-1, self.state.words, self.state.counts, self.ddof)
+
+    def _checked_update(
+        self, probabilities: Tensor, sample_ids: Tensor, correct: Tensor | None, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point():
+            raise InvalidTypeError(f"probabilities must be a floating-point tensor; got {_kind(probabilities)}")
+        if probabilities.dim() != 2 or probabilities.shape[1] != self.num_tasks:
+            raise InvalidArgumentError(f"probabilities must be [B, {self.num_tasks}]; got {list(probabilities.shape)}")
+        if probabilities.device != self.device:
+            raise InvalidArgumentError(
+                f"probabilities must be on the map's device {self.device}; they are on {probabilities.device}"
+            )
+        check_sample_ids(sample_ids, probabilities.shape[0], self.device)
+        p = probabilities.detach().float()
+        there = torch.ones_like(p, dtype=torch.bool) if valid is None else _mask(valid, "valid", p)
+        hit = p > 0.5 if correct is None else _mask(correct, "correct", p)
+        if bool((there & ((p < 0) | (p > 1)) & torch.isfinite(p)).any()):
+            value = p[there & ((p < 0) | (p > 1))][0].item()
+            raise InvalidArgumentError(f"probabilities must lie in [0, 1]; got {value}")
+        if not self.missing and not bool(there.all()):
+            raise MissingLabelError(
+                "valid marks missing labels, and the data map was built for complete labels; build it with DataMap(..., missing=True)"
+            )
+        ids = sample_ids.long()
+        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= self.num_samples):
+            from pymtg._reference import _check_ids
+
+            _check_ids(ids, self.num_samples)
+        return p, hit, there
+
+
+def _kind(value: Any) -> str:
+    return f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _mask(mask: Tensor, what: str, like: Tensor) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise InvalidTypeError(f"{what} must be a bool tensor; got {_kind(mask)}")
+    if mask.shape != like.shape or mask.device != like.device:
+        raise InvalidArgumentError(
+            f"{what} must be {list(like.shape)} on {like.device}; got {list(mask.shape)} on {mask.device}"
+        )
+    return mask
+
+
+def _deviation(std: Tensor, count: Tensor, ddof: int) -> Tensor:
+    if ddof == 0:
+        return std
+    factor = (count / (count - 1)).sqrt()
+    return torch.where(count > 1, std * factor, 0.0)
+
+
+def _filled(values: Tensor, observed: Tensor) -> Tensor:
+    average = torch.where(observed, values, 0).sum(1, keepdim=True) / observed.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(observed, values, average)
+
+
+def _merged_words(a: Snapshot, b: Snapshot) -> Tensor:
+    """Chan et al. 1983, in float64: n = n_a + n_b and so on, for all samples and tasks."""
+    n_a, n_b = a.count.double(), b.count.double()
+    n = (n_a + n_b).clamp(min=1)
+    (mean_a, std_a), (mean_b, std_b) = (tuple(v.double() for v in _words.unpack_values(m.words)) for m in (a, b))
+    mean = (n_a * mean_a + n_b * mean_b) / n
+    variance = (n_a * std_a**2 + n_b * std_b**2) / n + (mean_b - mean_a) ** 2 * n_a * n_b / n**2
+    right = _words.unpack_right(a.words) + _words.unpack_right(b.words)
+    # Where the two together counted more than a map keeps, their share is kept.
+    counted = n_a.clamp(max=_words.MOST_COUNTED) + n_b.clamp(max=_words.MOST_COUNTED)
+    shrink = (_words.MOST_COUNTED / counted.clamp(min=1)).clamp(max=1)
+    return _words.pack(mean.float(), variance.sqrt().float(), (right * shrink).round().int())

@@ -1,0 +1,273 @@
+"""Functional form of the fused multi-task loss: validate, choose a backend, call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pymtg import _cpp, _ops
+from pymtg._backend import choose_backend
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.tasks import TaskLayout
+
+if TYPE_CHECKING:
+    from pymtg.datamap import DataMap
+
+__all__ = ["multitask_cross_entropy", "weighted_multitask_cross_entropy"]
+
+_LOGIT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8, torch.bool, torch.int16, torch.int8)
+_ID_DTYPES = (torch.int64, torch.int32)
+
+
+def multitask_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    layout: TaskLayout,
+    *,
+    ignore_index: int = -100,
+    data_map: DataMap | None = None,
+    sample_ids: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Per-task cross-entropies of all tasks at once, recording gold-label probabilities on the way.
+
+    A one-logit task has the logistic loss of :class:`torch.nn.BCEWithLogitsLoss`, any other the softmax loss of
+    :class:`torch.nn.CrossEntropyLoss`; each is the mean over the rows whose label is there, 0 where none is. With a
+    data map, the same pass over the logits records ``softmax(logits_t)[y]`` (Swayamdipta et al., EMNLP 2020, section 2)
+    at `sample_ids`. An id that stands several times in the batch counts as if its rows had come one after the other.
+
+    Parameters
+    ----------
+    logits
+        ``[B, layout.num_logits]``, float32, float64, float16 or bfloat16, any strides. Arithmetic is float32, or
+        float64 for float64.
+    targets
+        ``[B, T]`` class numbers, an integer dtype or bool.
+    layout
+        Which columns belong to which task, and their ``pos_weight`` / class weights.
+    ignore_index
+        The label that stands for "missing": the (row, task) adds nothing to loss, gradient or map.
+    data_map
+        Map to record into. Rows with a non-finite loss are left out of it and counted in its ``num_rejected``.
+        Nothing is recorded while a backward pass runs, so that a checkpointed segment counts once.
+    sample_ids
+        ``[B]`` positions in the data map, int64 or int32. Needed with a data map, otherwise not looked at.
+    backend
+        ``"cpp"`` or ``"reference"``; by default the fastest that serves the logits' device.
+
+    Returns
+    -------
+    Tensor
+        ``[T]`` losses, unweighted (give task weights as the upstream gradient: ``(w * losses).sum()``), float32 or
+        float64 as the arithmetic. Differentiable in `logits`, once.
+
+    Raises
+    ------
+    InvalidArgumentError
+        For wrong shapes, devices, a layout that is not the map's, a label that its task does not have.
+    InvalidTypeError
+        For wrong types or dtypes.
+    SampleIdError
+        For an id outside the map.
+    MissingLabelError
+        For a missing label met by a map of complete labels. Whatever is raised, the map is unchanged.
+    """
+    name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
+    words, counts, rejected = (None, None, None) if data_map is None else data_map.state
+    if logits.requires_grad and torch.is_grad_enabled():
+        return _Losses.apply(  # type: ignore[no-any-return, no-untyped-call]
+            logits, targets, sample_ids, words, counts, rejected, layout.handle, ignore_index, name
+        )
+    return _ops.multitask_cross_entropy(  # type: ignore[no-any-return]
+        logits, targets, None, sample_ids, words, counts, rejected, layout.handle, ignore_index, name, False
+    )[0]
+
+
+def weighted_multitask_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    layout: TaskLayout,
+    task_weights: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    data_map: DataMap | None = None,
+    sample_ids: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return ``(w * losses).sum()`` and the detached losses of :func:`multitask_cross_entropy`.
+
+    The weights, ``[T]`` and constant, go into the gradient as it is first computed; as an upstream gradient they would
+    cost another pass over it. All else is as in :func:`multitask_cross_entropy`.
+    """
+    name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
+    if task_weights is not None:
+        _check_weights(task_weights, layout, logits)
+    words, counts, rejected = (None, None, None) if data_map is None else data_map.state
+    need_gradient = logits.requires_grad and torch.is_grad_enabled()
+    if need_gradient:
+        return _WeightedTotal.apply(  # type: ignore[no-any-return, no-untyped-call]
+            logits, targets, task_weights, sample_ids, words, counts, rejected, layout.handle, ignore_index, name
+        )
+    losses, _ = _ops.multitask_cross_entropy(
+        logits, targets, None, sample_ids, words, counts, rejected, layout.handle, ignore_index, name, False
+    )
+    return _total(losses, task_weights), losses
+
+
+def _total(losses: Tensor, task_weights: Tensor | None) -> Tensor:
+    return losses.sum() if task_weights is None else torch.dot(losses, task_weights.to(losses.dtype))
+
+
+class _Losses(torch.autograd.Function):
+    """[T] losses. The forward leaves the gradient for an upstream gradient of ones; the backward scales it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        sample_ids: Tensor | None,
+        words: Tensor | None,
+        counts: Tensor | None,
+        rejected: Tensor | None,
+        layout: int,
+        ignore_index: int,
+        backend: str,
+    ) -> Tensor:
+        losses, gradient = _ops.multitask_cross_entropy(
+            logits, targets, None, sample_ids, words, counts, rejected, layout, ignore_index, backend, True
+        )
+        ctx.save_for_backward(gradient)
+        ctx.layout, ctx.backend, ctx.dtype = layout, backend, logits.dtype
+        return losses  # type: ignore[no-any-return]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        if not _known_ones(upstream):
+            gradient = _ops.scale_gradient(gradient, upstream, ctx.layout, ctx.backend)
+        return gradient.to(ctx.dtype), *[None] * 8
+
+
+class _WeightedTotal(torch.autograd.Function):
+    """The weighted sum of the losses, with the weights folded into the gradient, and the losses beside it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        task_weights: Tensor | None,
+        sample_ids: Tensor | None,
+        words: Tensor | None,
+        counts: Tensor | None,
+        rejected: Tensor | None,
+        layout: int,
+        ignore_index: int,
+        backend: str,
+    ) -> tuple[Tensor, Tensor]:
+        losses, gradient = _ops.multitask_cross_entropy(
+            logits, targets, task_weights, sample_ids, words, counts, rejected, layout, ignore_index, backend, True
+        )
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        ctx.mark_non_differentiable(losses)
+        return _total(losses, task_weights), losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        if not _known_ones(upstream):
+            gradient = gradient * upstream
+        return gradient.to(ctx.dtype), *[None] * 9
+
+
+def _known_ones(upstream: Tensor) -> bool:
+    """Whether it is free to see that every entry is one: in eager mode, on the CPU."""
+    if torch.compiler.is_compiling() or upstream.device.type != "cpu" or not upstream.is_contiguous():
+        return False
+    return _cpp.all_ones(upstream)
+
+
+def _check(
+    logits: Tensor,
+    targets: Tensor,
+    layout: TaskLayout,
+    ignore_index: int,
+    data_map: DataMap | None,
+    sample_ids: Tensor | None,
+    backend: str | None,
+) -> str:
+    """Validate what can be seen without reading values; return the name of the backend."""
+    _check_kind(logits, "logits", _LOGIT_DTYPES)
+    _check_kind(targets, "targets", _TARGET_DTYPES)
+    if not isinstance(layout, TaskLayout):
+        raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
+        raise InvalidTypeError(f"ignore_index must be an integer; got {ignore_index!r}")
+    if logits.dim() != 2 or logits.shape[1] != layout.num_logits:
+        raise InvalidArgumentError(f"logits must be [B, {layout.num_logits}] for this layout; got {list(logits.shape)}")
+    if targets.dim() != 2 or targets.shape[0] != logits.shape[0] or targets.shape[1] != layout.num_tasks:
+        raise InvalidArgumentError(
+            f"targets must be [{logits.shape[0]}, {layout.num_tasks}], a row per row of logits and a column per task; "
+            f"got {list(targets.shape)}"
+        )
+    if targets.device != logits.device:
+        raise InvalidArgumentError(
+            f"targets must be on the logits' device {logits.device}; they are on {targets.device}"
+        )
+    if data_map is not None:
+        _check_map(logits, layout, data_map, sample_ids)
+    return choose_backend(backend, logits.device)
+
+
+def _check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids: Tensor | None) -> None:
+    if data_map.layout is not layout and data_map.layout != layout:
+        raise InvalidArgumentError(
+            f"data_map must have the layout of the loss; it has {data_map.layout.num_tasks} tasks "
+            f"({data_map.layout.num_logits} logits), the loss {layout.num_tasks} ({layout.num_logits} logits)"
+            if data_map.layout.num_classes != layout.num_classes
+            else "data_map must have the layout of the loss; theirs differ in names or weights"
+        )
+    if data_map.device != logits.device:
+        raise InvalidArgumentError(
+            f"data_map must be on the logits' device {logits.device}; it is on {data_map.device}"
+        )
+    if sample_ids is None:
+        raise InvalidArgumentError("sample_ids must be given with a data map; got None")
+    check_sample_ids(sample_ids, logits.shape[0], logits.device)
+
+
+def check_sample_ids(sample_ids: Tensor, rows: int, device: torch.device) -> None:
+    """Raise unless `sample_ids` is an int64 or int32 tensor ``[rows]`` on `device`."""
+    _check_kind(sample_ids, "sample_ids", _ID_DTYPES)
+    if sample_ids.dim() != 1 or sample_ids.shape[0] != rows:
+        raise InvalidArgumentError(f"sample_ids must be [{rows}], one per row; got {list(sample_ids.shape)}")
+    if sample_ids.device != device:
+        raise InvalidArgumentError(f"sample_ids must be on {device}; they are on {sample_ids.device}")
+
+
+def _check_kind(value: Tensor, what: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    if not isinstance(value, Tensor):
+        raise InvalidTypeError(f"{what} must be a tensor; got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise InvalidTypeError(f"{what} must have one of the dtypes {known}; got {value.dtype}")
+
+
+def _check_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:
+    if not isinstance(task_weights, Tensor) or not task_weights.is_floating_point():
+        raise InvalidTypeError("task_weights must be a floating-point tensor")
+    if task_weights.shape != (layout.num_tasks,):
+        raise InvalidArgumentError(f"task_weights must be [{layout.num_tasks}]; got {list(task_weights.shape)}")
+    if task_weights.device != logits.device:
+        raise InvalidArgumentError(f"task_weights must be on {logits.device}; they are on {task_weights.device}")
+    if task_weights.requires_grad:
+        raise InvalidArgumentError(
+            "task_weights must not require a gradient; use (w * multitask_cross_entropy(...)).sum() to learn them"
+        )
