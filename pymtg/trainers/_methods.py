@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,8 @@ __all__ = ["METHODS", "Budget", "Need", "Runner", "needs", "permuted_rows", "spl
 METHODS = ("stg_soft", "stg_hard", "stg_joint", "mtl", "ensemble", "random_groups", "stl")
 
 
-class Need(NamedTuple):
+@dataclass(frozen=True)
+class Need:
     """One network: its kind ("joint", "single", "group", "warm", "random"), number and epochs."""
 
     kind: str
@@ -97,7 +97,7 @@ class Runner:
         return self._trained[need]
 
     def _train(self, need: Need, budget: Budget) -> Trained:
-        kind, index, epochs = need
+        kind, index, epochs = need.kind, need.index, need.epochs
         if kind == "joint":
             return self.setting.joint(index, epochs=epochs)
         if kind == "single":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["seeded", "stage_seed"]
+__all__ = ["cpu_threads", "seeded", "stage_seed"]
 
 _STAGES = ("joint", "task", "group", "random", "cluster", "split")
 
@@ -51,3 +51,16 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _device_index(device: torch.device) -> int:
     return device.index if device.index is not None else torch.get_device_module(device).current_device()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let torch use so many CPU threads inside the block; None changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)

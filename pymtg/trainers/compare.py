@@ -95,13 +95,6 @@ def compare(
         check_int("max_epochs", max_epochs, 1),
     )
     seeds = _checked_seeds(seeds)
-    options = {
-        "num_groups": num_groups,
-        "snapshot_epochs": snapshot_epochs,
-        "fuzzifier": fuzzifier,
-        "mode": mode,
-        "n_init": n_init,
-    }
     results: dict[str, dict[str, list[MethodResult]]] = {view: {m: [] for m in chosen.methods} for view in chosen.views}
     names: set[tuple[str, ...]] = set()
     with reporting(progress) as reporter:
@@ -110,7 +103,15 @@ def compare(
             names.add(part.layout.names)
             if len(names) > 1:
                 raise InvalidArgumentError(f"data must have the same tasks for every seed; seed {seed} has others")
-            plan = STGPlan.checked(part.layout.num_tasks, epochs=config.epochs, **options)
+            plan = STGPlan.checked(
+                part.layout.num_tasks,
+                num_groups=num_groups,
+                epochs=config.epochs,
+                snapshot_epochs=snapshot_epochs,
+                fuzzifier=fuzzifier,
+                mode=mode,
+                n_init=n_init,
+            )
             if position == 0:
                 _expect(reporter, chosen, plan, part.layout.num_tasks, len(seeds))
             reporter.prefix = f"seed {seed}: "

@@ -47,6 +47,10 @@ class TrainConfig:
     amp
         False, or the type that the forward pass autocasts to: ``"bfloat16"``, or ``"float16"`` (CUDA only, with
         loss scaling). True means ``"bfloat16"``.
+    num_threads
+        Threads of torch's CPU operations while training, given back afterwards; None leaves them. For networks of a
+        few hundred units a layer one thread is as fast as several, and up to 20 times faster where other processes
+        want the same cores.
     num_workers
         Worker processes that load a dataset which is not held in tensors.
     keep_best
@@ -66,12 +70,13 @@ class TrainConfig:
     """
 
     epochs: int = 20
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 1e-3
     optimizer: OptimizerFactory | None = None
     scheduler: SchedulerFactory | None = None
     device: str | torch.device | None = None
     amp: bool | str = False
+    num_threads: int | None = None
     num_workers: int = 0
     keep_best: bool = False
     monitor: str = "balanced_accuracy"
@@ -81,6 +86,8 @@ class TrainConfig:
         check_int("epochs", self.epochs, 1)
         check_int("batch_size", self.batch_size, 1)
         check_int("num_workers", self.num_workers, 0)
+        if self.num_threads is not None:
+            check_int("num_threads", self.num_threads, 1)
         if isinstance(self.lr, bool) or not isinstance(self.lr, (int, float)):
             raise InvalidTypeError(f"lr must be a number; got {self.lr!r}")
         if not 0 < self.lr < float("inf"):
@@ -92,7 +99,8 @@ class TrainConfig:
         check_choice("monitor", self.monitor, MONITORS)
         if not isinstance(self.amp, bool):
             check_choice("amp", self.amp, tuple(AMP_TYPES))
-        if self.amp_dtype is torch.float16 and self.torch_device.type == "cpu":
+        device = self.torch_device
+        if self.amp_dtype is torch.float16 and device.type == "cpu":
             raise InvalidArgumentError(
                 "amp='float16' needs a CUDA device, its range is too small without loss scaling; "
                 "got device cpu (use 'bfloat16')"
@@ -101,12 +109,20 @@ class TrainConfig:
     @property
     def torch_device(self) -> torch.device:
         """The device to train on."""
-        if self.device is None:
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = self.device
+        if wanted is None:
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            return torch.device(self.device)
-        except (RuntimeError, TypeError) as error:
-            raise InvalidArgumentError(f"device must name a torch device; got {self.device!r} ({error})") from None
+            device = torch.device(wanted)
+        except (RuntimeError, TypeError):
+            raise InvalidArgumentError(f"device must name a torch device; got {self.device!r}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InvalidArgumentError(
+                f"device must be one that is here; got {self.device!r}, and there is no CUDA device"
+            )
+        if device.type == "cuda" and device.index is None:
+            return torch.device("cuda", torch.cuda.current_device())  # as tensors report it
+        return device
 
     @property
     def amp_dtype(self) -> torch.dtype | None:

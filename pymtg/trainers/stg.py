@@ -67,7 +67,7 @@ class STGTrainer:
     init
         ``"fresh"``: the specialised networks start from new random weights, as in the paper. ``"joint"``: from the
         joint network's.
-    lr, optimizer, scheduler, batch_size, device, amp, num_workers, keep_best, monitor, on_epoch_end
+    lr, optimizer, scheduler, batch_size, device, amp, num_threads, num_workers, keep_best, monitor, on_epoch_end
         As in :class:`pymtg.trainers.TrainConfig`; the same for all 1 + K networks. A specialised network's validation
         score weighs the tasks as its loss does.
     fuzzifier, mode, n_init
@@ -123,13 +123,14 @@ class STGTrainer:
         lr: float = 1e-3,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
-        batch_size: int = 64,
+        batch_size: int = 32,
         fuzzifier: float = 1.07,
         mode: str = "kmeans-fuzzified",
         n_init: int = 10,
         seed: int = 0,
         device: str | torch.device | None = None,
         amp: bool | str = False,
+        num_threads: int | None = None,
         num_workers: int = 0,
         keep_best: bool = False,
         monitor: str = "balanced_accuracy",
@@ -147,6 +148,7 @@ class STGTrainer:
             scheduler=scheduler,
             device=device,
             amp=amp,
+            num_threads=num_threads,
             num_workers=num_workers,
             keep_best=keep_best,
             monitor=monitor,
