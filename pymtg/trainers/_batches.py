@@ -91,14 +91,13 @@ def _target_matrix(targets: Any, num_tasks: int, argument: str) -> torch.Tensor:
         targets = torch.stack([torch.as_tensor(column) for column in targets], dim=1)
     if not isinstance(targets, torch.Tensor):
         raise InvalidTypeError(f"{argument} must have numeric targets; got {type(targets).__name__}")
-    if targets.ndim == 1 and num_tasks == 1:
-        targets = targets.unsqueeze(1)
-    if targets.ndim != 2 or targets.shape[1] != num_tasks:
-        shape = list(targets.shape)
+    matrix: torch.Tensor = targets.unsqueeze(1) if targets.ndim == 1 and num_tasks == 1 else targets
+    if matrix.ndim != 2 or matrix.shape[1] != num_tasks:
+        shape = list(matrix.shape)
         raise InvalidArgumentError(f"{argument} must have targets [samples, {num_tasks}] for this layout; got {shape}")
-    if targets.is_floating_point():
-        raise InvalidTypeError(f"{argument} must have integer targets (-100 for a missing label); got {targets.dtype}")
-    return targets
+    if matrix.is_floating_point():
+        raise InvalidTypeError(f"{argument} must have integer targets (-100 for a missing label); got {matrix.dtype}")
+    return matrix
 
 
 def _cuts(num_samples: int, batch_size: int) -> list[tuple[int, int]]:

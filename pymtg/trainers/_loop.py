@@ -143,6 +143,7 @@ class _Run:
             self.scaler.scale(total).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            assert loss.task_losses is not None
             sums[0].add_(total.detach(), alpha=len(ids))
             sums[1:].add_(loss.task_losses, alpha=len(ids))
         with torch.no_grad():

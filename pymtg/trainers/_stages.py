@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from torch import nn
 
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
-from pymtg.groups import TaskGroups, cluster_tasks
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source
 from pymtg.trainers._loop import Job, Trained, train_network
@@ -22,6 +21,9 @@ from pymtg.trainers._predict import class_probabilities, forward_all
 from pymtg.trainers._progress import Reporter
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_int
+
+if TYPE_CHECKING:
+    from pymtg.groups import TaskGroups
 
 __all__ = ["Setting", "check_model", "group_tasks"]
 
@@ -131,6 +133,8 @@ def group_tasks(
     data_map: DataMap, setting: Setting, num_groups: int | str, mode: str, fuzzifier: float, n_init: int
 ) -> tuple[TaskGroups, float]:
     """Cluster the tasks by their data maps; return the groups and the seconds it took."""
+    from pymtg.groups import cluster_tasks  # brings scikit-learn along
+
     start = time.perf_counter()
     groups = cluster_tasks(
         data_map,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
-from pymtg.groups import TaskGroups
 from pymtg.trainers._loop import Trained
 from pymtg.trainers._stages import Setting, group_tasks
 from pymtg.trainers.config import check_choice, check_int
+
+if TYPE_CHECKING:
+    from pymtg.groups import TaskGroups
 
 __all__ = ["Grouped", "STGPlan", "group_from_joint", "hard_weights", "specialise"]
 

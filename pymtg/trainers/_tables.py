@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from pymtg.errors import InvalidArgumentError
 from pymtg.trainers.comparison import Comparison, ComparisonView, Summary
 

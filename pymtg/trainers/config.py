@@ -120,7 +120,7 @@ class TrainConfig:
             raise InvalidArgumentError(
                 f"device must be one that is here; got {self.device!r}, and there is no CUDA device"
             )
-        if device.type == "cuda" and device.index is None:
+        if str(device) == "cuda":
             return torch.device("cuda", torch.cuda.current_device())  # as tensors report it
         return device
 

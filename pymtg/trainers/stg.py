@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import nn
 
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidTypeError
-from pymtg.groups import TaskGroups
 from pymtg.metrics import Scores, score
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source, input_batches
@@ -30,6 +29,9 @@ from pymtg.trainers.config import (
     check_int,
 )
 from pymtg.trainers.results import STGResult
+
+if TYPE_CHECKING:
+    from pymtg.groups import TaskGroups
 
 __all__ = ["STGTrainer"]
 
