@@ -167,7 +167,8 @@ class _LoaderBatches:
             collate_fn=collate,
             num_workers=self.config.num_workers,
             pin_memory=device.type == "cuda",
-            generator=generator,  # the workers' seeds; without it they would come from the caller's random state
+            # the workers' seeds; drawn from a copy, so that the order of samples is the same as for tensors
+            generator=generator.clone_state(),
         )
         for batch in loader:
             if not isinstance(batch, (tuple, list)) or len(batch) != 3:
