@@ -71,7 +71,7 @@ def compare(
     num_groups, snapshot_epochs, fuzzifier, mode, n_init
         As in :class:`pymtg.STGTrainer`.
     max_epochs
-        For the view ``"best"``.
+        For the view ``"best"``; at least `config.epochs`.
     config
         Options of the loop for all methods; `keep_best` is set by the view.
     progress
@@ -94,6 +94,8 @@ def compare(
         _checked_names("views", views, VIEWS),
         check_int("max_epochs", max_epochs, 1),
     )
+    if "best" in chosen.views and chosen.max_epochs < config.epochs:
+        raise InvalidArgumentError(f"max_epochs must be at least config.epochs ({config.epochs}); got {max_epochs}")
     seeds = _checked_seeds(seeds)
     results: dict[str, dict[str, list[MethodResult]]] = {view: {m: [] for m in chosen.methods} for view in chosen.views}
     names: set[tuple[str, ...]] = set()
@@ -134,8 +136,7 @@ class _Chosen:
             return Budget(plan.epochs, total, plan.epochs, plan.epochs, each, each, split_epochs(total, tasks))
         e = self.max_epochs if view == "best" else plan.epochs
         warm = e if view == "best" else -(-e // 2)
-        joint = max(e, plan.epochs)  # never shorter than its last snapshot
-        return Budget(joint, joint, e, warm, (joint, *(e,) * (groups - 1)), (e,) * groups, (e,) * tasks)
+        return Budget(e, e, e, warm, (e,) * groups, (e,) * groups, (e,) * tasks)
 
 
 def _one_seed(
@@ -155,7 +156,7 @@ def _one_seed(
         runner = runners[best]  # "fixed" and "equal" share one, and so the networks that are the same in both
         groups = plan.num_groups
         if not isinstance(groups, int):
-            groups = runner.grouped(max(chosen.max_epochs, plan.epochs) if best else plan.epochs).memberships.shape[1]
+            groups = runner.grouped(chosen.max_epochs if best else plan.epochs).memberships.shape[1]
         budget = chosen.budget(view, plan, groups, data.layout.num_tasks)
         if set(chosen.methods) - {"mtl", "ensemble", "stl"}:
             runner.grouped(budget.joint)  # before any method trains the same joint network without recording
