@@ -50,7 +50,7 @@ def compare(
     mode: opt.Mode = "kmeans-fuzzified",
     fuzzifier: opt.Fuzzifier = 1.07,
     snapshot_epochs: opt.SnapshotEpochs = None,
-    lr: opt.LearningRate = 1e-3,
+    lr: opt.LearningRate = 3e-3,
     batch_size: opt.BatchSize = 64,
     hidden: opt.Hidden = "64,64",
     test_size: opt.TestSize = 1 / 3,

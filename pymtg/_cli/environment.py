@@ -43,10 +43,19 @@ def machine() -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Return versions, machine and backends, JSON-ready."""
-    import pymtg
+    return {"versions": versions(), "machine": machine(), "backends": _backends()}
 
-    backends = {"available": list(pymtg.available_backends()), "default": pymtg.get_backend()}
-    return {"versions": versions(), "machine": machine(), "backends": backends}
+
+def _backends() -> dict[str, Any]:
+    """Return the backends there are and which one would serve each kind of device here."""
+    import torch
+
+    import pymtg
+    from pymtg._backend import choose_backend
+
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    default = {f"default_on_{kind}": choose_backend(None, torch.device(kind)) for kind in kinds}
+    return {"available": list(pymtg.available_backends()), "chosen": pymtg.get_backend(), **default}
 
 
 def _processor() -> str:

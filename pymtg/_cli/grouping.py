@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pymtg.report import GroupTable
 
 if TYPE_CHECKING:
@@ -16,8 +14,11 @@ __all__ = ["group_table"]
 
 def group_table(groups: TaskGroups) -> GroupTable:
     """Return the groups as the report takes them."""
+    silhouettes = groups.quality.get("silhouette_scores") or {}
     return GroupTable(
-        names=list(groups.names),
-        memberships=np.asarray(groups.memberships, dtype=float),
-        labels=[int(label) for label in groups.labels],
+        names=groups.names,
+        memberships=groups.memberships,
+        labels=groups.labels.tolist(),
+        quality={name: value for name, value in groups.quality.items() if name != "silhouette_scores"},
+        silhouettes={int(count): float(value) for count, value in silhouettes.items()},
     )

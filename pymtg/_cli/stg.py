@@ -29,7 +29,7 @@ def stg(
     fuzzifier: opt.Fuzzifier = 1.07,
     snapshot_epochs: opt.SnapshotEpochs = None,
     specialised_epochs: opt.SpecialisedEpochs = None,
-    lr: opt.LearningRate = 1e-3,
+    lr: opt.LearningRate = 3e-3,
     batch_size: opt.BatchSize = 64,
     hidden: opt.Hidden = "64,64",
     test_size: opt.TestSize = 1 / 3,

@@ -52,11 +52,18 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     table = new_table(title, "", "", numbers=False)
-    table.show_header = False
+    table.show_header, table.box = False, None
     for key, value in pairs.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-        table.add_row(key.replace("_", " "), Text(shown))
-    console().print(table)
+        table.add_row(key.replace("_", " "), Text(_as_text(value)))
+    console().print(table, "")
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else str(value)
 
 
 def print_scores(title: str, scores: Mapping[str, Scores]) -> None:

@@ -1,8 +1,7 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one."""
+"""Writing results: JSON, text and pictures, each replaced as a whole."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from pymtg._files import replacing
 
 __all__ = ["check_writable", "json_ready", "save_bytes", "save_json", "save_text"]
 
@@ -37,26 +38,9 @@ def check_writable(directory: str | os.PathLike[str]) -> Path:
 
 def save_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write a file under a temporary name beside its place, then rename it there."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 would hide results from the user's colleagues
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
 
 
 def save_text(path: str | os.PathLike[str], content: str) -> Path:

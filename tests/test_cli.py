@@ -1,0 +1,542 @@
+"""The command line: what it writes, what it prints, how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pymtg.cli import main
+
+FIGURES = {"accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision"}
+FILES = {"metrics.json", "groups.json", "data_map.safetensors", "data_map.png", "memberships.png", "report.html"}
+STG = ["stg", "--data", "digits", "--epochs", "1", "--hidden", "8", "--quiet"]
+
+
+def python_m(*words, **options):
+    command = [sys.executable, "-W", "error", "-m", "pymtg", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def run(*words):
+    assert main(list(map(str, words))) == 0
+
+
+def metrics_of(directory):
+    return json.loads((Path(directory) / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Words of a run that takes no time: a Mulan set of 6 tasks, whose names look like HTML."""
+    directory = tmp_path_factory.mktemp("mulan")
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(240, 6)).round(4)
+    labels = (inputs + rng.normal(scale=[0.1, 0.1, 0.5, 0.5, 5, 5], size=inputs.shape) > 0).astype(int)
+    head = [*(f"@attribute x{i} numeric" for i in range(6)), *(f"@attribute <y{i}> {{0,1}}" for i in range(6))]
+    rows = [",".join(map(str, [*x.tolist(), *y.tolist()])) for x, y in zip(inputs, labels, strict=True)]
+    (directory / "tiny.arff").write_text("\n".join(["@relation t", *head, "@data", *rows, ""]))
+    named = "".join(f'<label name="&lt;y{i}&gt;"></label>' for i in range(6))
+    (directory / "tiny.xml").write_text(f'<?xml version="1.0"?><labels>{named}</labels>')
+    return [
+        "stg",
+        "--data",
+        f"mulan:{directory / 'tiny'}",
+        "--epochs",
+        "2",
+        "--hidden",
+        "8",
+        "--batch-size",
+        "32",
+        "--fuzzifier",
+        "1.5",
+        "--quiet",
+    ]
+
+
+def learned(directory):
+    """What a run learned, without what it took or was asked."""
+    metrics = metrics_of(directory)
+    return metrics["scores"], [(stage.get("loss"), stage["parameters"]) for stage in metrics["stages"]]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """One real run in a process of its own; its output, its directory."""
+    out = tmp_path_factory.mktemp("digits") / "new" / "run"
+    done = python_m(
+        "stg", "--data", "digits", "--groups", 3, "--epochs", 2, "--seed", 0, "--val-size", 0.1, "--out", out
+    )
+    assert done.returncode == 0, done.stderr
+    return done, out
+
+
+# a run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_stg_writes_its_files_and_nothing_else(digits):
+    assert set(os.listdir(digits[1])) == FILES
+
+
+def test_stg_prints_scores_groups_and_the_report(digits):
+    done, out = digits
+    assert done.stderr == ""
+    for part in ("stg_soft", "stg_hard", "mtl", "balanced accuracy", "group", "is-0", str(out / "report.html")):
+        assert part in done.stdout
+
+
+def test_metrics_follow_the_schema(digits):
+    metrics = metrics_of(digits[1])
+    assert set(metrics["scores"]) == {"stg_soft", "stg_hard", "mtl"}
+    for scores in metrics["scores"].values():
+        assert set(scores["mean"]) == FIGURES
+        assert len(scores["tasks"]) == 15
+        assert all(set(figures) == FIGURES for figures in scores["tasks"].values())
+        assert all(0 <= value <= 1 for value in scores["mean"].values())
+    stages = {stage["name"]: stage for stage in metrics["stages"]}
+    assert list(stages) == ["joint", "grouping", "group 0", "group 1", "group 2"]
+    assert all(stage["seconds"] > 0 for stage in stages.values())
+    assert stages["joint"]["parameters"] == 64 * 64 + 64 + 64 * 64 + 64 + 64 * 15 + 15
+    assert len(stages["group 2"]["loss"]) == len(stages["group 2"]["val_score"]) == 2
+    assert metrics["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
+    assert metrics["parameters"] == {"stg": 3 * stages["joint"]["parameters"], "mtl": stages["joint"]["parameters"]}
+    assert metrics["seed"] == 0
+    assert set(metrics["versions"]) == {"python", "pymtg", "torch", "numpy", "scikit-learn"}
+    assert metrics["settings"]["snapshot_epochs"] == [1, 2]
+
+
+def test_groups_follow_the_schema(digits):
+    groups = json.loads((digits[1] / "groups.json").read_text(encoding="utf-8"))
+    assert len(groups["tasks"]) == 15
+    for task in groups["tasks"].values():
+        assert len(task["memberships"]) == 3
+        assert sum(task["memberships"]) == pytest.approx(1)
+        assert task["label"] == int(np.argmax(task["memberships"]))
+    assert groups["quality"]
+
+
+@pytest.mark.parametrize("name", ["data_map.png", "memberships.png"])
+def test_pictures_are_valid_and_of_a_sane_size(digits, name):
+    with Image.open(digits[1] / name) as image:
+        image.verify()
+        assert image.format == "PNG"
+        assert 400 <= image.size[0] <= 2000
+        assert 300 <= image.size[1] <= 2000
+
+
+def test_report_stands_alone(digits):
+    text = (digits[1] / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|url\(|@import|<script|<link", text)
+    references = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert references
+    assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in references)
+    for part in ("pymtg stg --data digits --groups 3", "is-7", "has-loop", "validation", "Learning curves"):
+        assert part in text
+
+
+def test_a_second_run_replaces_the_files_and_repeats_the_figures(tiny, plain, tmp_path):
+    (tmp_path / "report.html").write_text("old")
+    (tmp_path / "mine.txt").write_text("mine")
+    run(*tiny, "--out", tmp_path)
+    assert learned(tmp_path) == plain
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert set(os.listdir(tmp_path)) == FILES | {"mine.txt"}
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("plain")
+    run(*tiny, "--out", out)
+    return learned(out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--epochs", "3"],
+        ["--seed", "1"],
+        ["--groups", "2"],
+        ["--init", "joint"],
+        ["--mode", "kmeans"],
+        ["--mode", "fuzzy-cmeans"],
+        ["--fuzzifier", "3"],
+        ["--lr", "0.01"],
+        ["--batch-size", "16"],
+        ["--hidden", "8,8"],
+        ["--snapshot-epochs", "1"],
+        ["--specialised-epochs", "3"],
+        ["--test-size", "0.5"],
+        ["--val-size", "0.25"],
+        ["--amp", "bfloat16"],
+    ],
+    ids=" ".join,
+)
+def test_every_option_changes_what_is_learned(tiny, plain, tmp_path, words):
+    run(*tiny, "--out", tmp_path, *words)
+    assert learned(tmp_path) != plain
+
+
+def test_keep_best_keeps_the_best_epoch(tiny, tmp_path):
+    run(*tiny, "--out", tmp_path, "--epochs", "4", "--lr", "0.3", "--val-size", "0.2", "--keep-best")
+    stages = [stage for stage in metrics_of(tmp_path)["stages"] if stage["name"] != "grouping"]
+    assert [stage["best_epoch"] for stage in stages] == [1 + int(np.argmax(stage["val_score"])) for stage in stages]
+
+
+def test_device_is_taken_and_quiet_says_nothing(tiny, tmp_path, capsys):
+    run(*tiny, "--out", tmp_path, "--device", "cpu")
+    assert metrics_of(tmp_path)["settings"]["device"] == "cpu"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_auto_groups_show_the_curve(tiny, tmp_path):
+    run(*tiny, "--out", tmp_path, "--groups", "auto")
+    assert "Choice of the number of groups" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert metrics_of(tmp_path)["num_groups"] >= 2
+
+
+def test_names_that_look_like_html_are_escaped(tiny, tmp_path):
+    run(*tiny, "--out", tmp_path)
+    assert set(metrics_of(tmp_path)["scores"]["mtl"]["tasks"]) == {f"<y{i}>" for i in range(6)}
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "&lt;y0&gt;" in text
+    assert "<y0>" not in text
+
+
+# compare -------------------------------------------------------------------------------------------------------------
+
+
+def compared(directory):
+    """What the methods scored, without what they took."""
+    comparison = json.loads((directory / "comparison.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    return {
+        view: {name: method["metrics"] for name, method in content["methods"].items()}
+        for view, content in comparison["views"].items()
+    }
+
+
+@pytest.fixture(scope="module")
+def few(tiny):
+    """Words of a comparison that takes no time."""
+    return ["compare", *tiny[1:], "--seeds", "2", "--views", "fixed", "--methods", "stg_soft,mtl"]
+
+
+@pytest.fixture(scope="module")
+def plain_comparison(few, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare")
+    run(*few, "--out", out)
+    assert set(os.listdir(out)) == {"comparison.json", "comparison.md"}
+    return compared(out)
+
+
+def test_compare_runs_every_method_in_every_view(few, tmp_path, capsys):
+    words = [word for word in few if word != "--quiet"]
+    run(*words, "--methods", "all", "--views", "all", "--max-epochs", "3", "--out", tmp_path)
+    found = compared(tmp_path)
+    assert set(found) == {"fixed", "best", "equal"}
+    methods = {"stg_soft", "stg_hard", "stg_joint", "mtl", "ensemble", "random_groups", "stl"}
+    for view in found.values():
+        assert set(view) == methods
+        for metrics in view.values():
+            assert set(metrics) == FIGURES
+            assert all(len(summary["values"]) == 2 and summary["stderr"] is not None for summary in metrics.values())
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    for part in (*methods, "±", "2 seed(s)", "within 3", str(tmp_path / "comparison.md")):
+        assert part in printed.out
+    settings = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["max_epochs"] == 3
+    assert settings["hidden"] == [8]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--epochs", "3"],
+        ["--groups", "2"],
+        ["--seeds", "1"],
+        ["--methods", "mtl"],
+        ["--views", "best", "--max-epochs", "3"],
+        ["--mode", "kmeans"],
+        ["--fuzzifier", "3"],
+        ["--snapshot-epochs", "1"],
+        ["--lr", "0.01"],
+        ["--batch-size", "16"],
+        ["--hidden", "4"],
+        ["--test-size", "0.5"],
+        ["--val-size", "0.2"],
+        ["--amp", "bfloat16"],
+    ],
+    ids=" ".join,
+)
+def test_every_option_of_compare_changes_the_scores(few, plain_comparison, tmp_path, words):
+    run(*few, "--out", tmp_path, *words)
+    assert compared(tmp_path) != plain_comparison
+
+
+def test_compare_repeats_itself_on_a_device_and_leads_with_the_metric(few, plain_comparison, tmp_path, capsys):
+    run(*few, "--out", tmp_path, "--device", "cpu", "--metric", "roc_auc")
+    assert compared(tmp_path) == plain_comparison
+    head = next(line for line in (tmp_path / "comparison.md").read_text().splitlines() if line.startswith("| method"))
+    assert head.split("|")[2].strip() == "roc auc"
+    assert capsys.readouterr() == ("", "")
+
+
+# cluster -------------------------------------------------------------------------------------------------------------
+
+
+def three_blocks(path):
+    points = np.repeat(np.eye(3), 3, axis=0) + np.random.default_rng(0).normal(scale=0.05, size=(9, 3))
+    np.save(path, points @ points.T)
+    return path
+
+
+def test_cluster_finds_the_groups_of_the_run_in_its_map(digits, tmp_path, capsys):
+    run("cluster", digits[1] / "data_map.safetensors", "--groups", "3", "--out", tmp_path / "a" / "g.json")
+    ours, theirs = (json.loads(path.read_text()) for path in (tmp_path / "a" / "g.json", digits[1] / "groups.json"))
+    labels = [[task["label"] for task in groups["tasks"].values()] for groups in (ours, theirs)]
+    assert len(set(zip(*labels, strict=True))) == 3  # the same partition, whatever the numbering
+    assert "has-loop" in capsys.readouterr().out
+
+
+def test_cluster_of_a_gram_with_names(tmp_path, capsys):
+    gram = three_blocks(tmp_path / "g.npy")
+    run("cluster", gram, "--groups", "3", "--names", ",".join("abcdefghi"), "--out", tmp_path / "g.json")
+    tasks = json.loads((tmp_path / "g.json").read_text())["tasks"]
+    assert list(tasks) == list("abcdefghi")
+    labels = [task["label"] for task in tasks.values()]
+    assert labels[:3] + labels[3:6] + labels[6:] == [x for x in (labels[0], labels[3], labels[6]) for _ in range(3)]
+    assert len(set(labels)) == 3
+    assert "a (1.00)" in capsys.readouterr().out
+
+
+def test_cluster_options_do_something(tmp_path, capsys):
+    gram = three_blocks(tmp_path / "g.npy")
+    (tmp_path / "names.txt").write_text("\n".join("ABCDEFGHI"))
+
+    def groups(*words):
+        run("cluster", gram, "--out", tmp_path / "g.json", "--quiet", *words)
+        return json.loads((tmp_path / "g.json").read_text())["tasks"]
+
+    plain = groups()
+    assert capsys.readouterr().out == ""
+    assert groups("--groups", "2") != plain
+    assert groups("--groups", "auto") == plain
+    assert groups("--fuzzifier", "3") != plain
+    assert groups("--mode", "kmeans")["task0"]["memberships"].count(0) == 2
+    assert list(groups("--names", f"@{tmp_path / 'names.txt'}")) == list("ABCDEFGHI")
+
+
+def test_cluster_seed_and_starts_do_something(tmp_path):
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(60, 2))
+    np.save(tmp_path / "g.npy", points @ points.T)
+
+    def inertia(*words):
+        run("cluster", tmp_path / "g.npy", "--groups", "12", "--out", tmp_path / "g.json", "--quiet", *words)
+        return json.loads((tmp_path / "g.json").read_text())["quality"]["inertia"]
+
+    by_seed = [inertia("--seed", str(seed), "--n-init", "1") for seed in range(4)]
+    assert len(set(by_seed)) > 1
+    assert inertia("--n-init", "200") <= min(by_seed)
+
+
+# env, version, help --------------------------------------------------------------------------------------------------
+
+
+def test_env_as_text_and_as_json(capsys):
+    run("env")
+    text = capsys.readouterr().out
+    run("env", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"versions", "machine", "backends"}
+    assert "cpp" in found["backends"]["available"]
+    assert found["machine"]["instruction_set"] in ("base", "avx2", "avx512")
+    assert found["machine"]["devices"][0] == "cpu"
+    for part in (found["versions"]["torch"], found["machine"]["instruction_set"], "scikit-learn", "threads"):
+        assert part in text
+
+
+def test_version_and_help(capsys):
+    run("--version")
+    assert re.fullmatch(r"pymtg \d+\.\d+\S*\n", capsys.readouterr().out)
+    run("--help")
+    assert {"stg", "compare", "cluster", "env"} <= set(capsys.readouterr().out.split())
+    run()
+    assert "Usage" in capsys.readouterr().out
+    for command in ("stg", "compare", "cluster", "env"):
+        run(command, "--help")
+        assert "--help" in capsys.readouterr().out
+
+
+def test_help_does_not_load_what_it_does_not_need():
+    code = (
+        "import sys; from pymtg.cli import main; main(['stg', '--help'])\n"
+        "heavy = {'sklearn', 'matplotlib', 'pandas', 'jinja2', 'scipy', 'pymtg.trainers', 'pymtg._core'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# errors --------------------------------------------------------------------------------------------------------------
+
+
+GRAM = ["cluster", "{tmp}/g.npy"]
+COMPARE = ["compare", "--data", "digits", "--epochs", "1", "--seeds", "1", "--out", "{tmp}/out"]
+TRAIN = [*STG, "--out", "{tmp}/out"]
+MISTAKES = {  # what is wrong: the words, and what the line must name
+    "no such command": (["train"], "train"),
+    "no such option": ([*TRAIN, "--frobnicate"], "--frobnicate"),
+    "stray word": ([*TRAIN, "digits"], "digits"),
+    "no data": (["stg", "--out", "{tmp}/out"], "--data"),
+    "no out": (["stg", "--data", "digits"], "--out"),
+    "epochs not a number": ([*TRAIN, "--epochs", "many"], "--epochs.*integer"),
+    "no epochs": ([*TRAIN, "--epochs", "0"], "--epochs"),
+    "groups not a number": ([*TRAIN, "--groups", "few"], "--groups.*'few'"),
+    "groups negative": ([*TRAIN, "--groups", "-1"], "--groups.*'-1'"),
+    "more groups than tasks": ([*TRAIN, "--groups", "16"], "15.*16"),
+    "fuzzifier 1": ([*TRAIN, "--fuzzifier", "1"], "fuzzifier.*1"),
+    "unknown mode": ([*TRAIN, "--mode", "fancy"], "mode.*'fancy'"),
+    "unknown init": ([*TRAIN, "--init", "warm"], "init.*'warm'"),
+    "lr 0": ([*TRAIN, "--lr", "0"], "lr.*0"),
+    "hidden": ([*TRAIN, "--hidden", "64,x"], "--hidden.*'64,x'"),
+    "snapshot beyond": ([*TRAIN, "--snapshot-epochs", "5"], "snapshot_epochs.*5"),
+    "snapshots": ([*TRAIN, "--snapshot-epochs", "1;2"], "--snapshot-epochs.*'1;2'"),
+    "amp": ([*TRAIN, "--amp", "int8"], "--amp.*'int8'"),
+    "half on cpu": ([*TRAIN, "--amp", "float16", "--device", "cpu"], "float16.*cpu"),
+    "unknown device": ([*TRAIN, "--device", "toaster"], "device.*'toaster'"),
+    "absent device": ([*TRAIN, "--device", "cuda:99"], "device.*'cuda:99'"),
+    "keep best of nothing": ([*TRAIN, "--keep-best"], "keep_best|validation"),
+    "seed": ([*TRAIN, "--seed", "-1"], "--seed"),
+    "test size": ([*TRAIN, "--test-size", "1.5"], "test_size.*1.5"),
+    "val size": ([*TRAIN, "--val-size", "nan"], "val_size.*nan"),
+    "unknown data": ([*TRAIN, "--data", "mnist"], "'mnist'"),
+    "mulan without files": ([*TRAIN, "--data", "mulan:{tmp}/none"], "none"),
+    "mulan with bad files": ([*TRAIN, "--data", "mulan:{tmp}/bad"], "bad"),
+    "out below a file": ([*TRAIN, "--out", "{tmp}/file/x"], "--out.*file"),
+    "out is a file": ([*TRAIN, "--out", "{tmp}/file"], "--out.*file"),
+    "out in /proc": ([*TRAIN, "--out", "/proc/nowhere"], "--out.*/proc/nowhere"),
+    "map missing": (["cluster", "{tmp}/none.safetensors"], "none.safetensors.*No such file"),
+    "map is a directory": (["cluster", "{tmp}"], "directory"),
+    "map is no map": (["cluster", "{tmp}/file"], "file"),
+    "gram truncated": (["cluster", "{tmp}/cut.npy"], "cut.npy"),
+    "gram flat": (["cluster", "{tmp}/flat.npy"], r"flat.npy.*\(3,\)"),
+    "gram NaN": (["cluster", "{tmp}/nan.npy"], "(?i)nan|finite"),
+    "gram of words": (["cluster", "{tmp}/words.npy"], "words.npy"),
+    "gram of objects": (["cluster", "{tmp}/objects.npy"], "objects.npy"),
+    "names too few": ([*GRAM, "--names", "a,b"], r"--names.*\(9\).*2"),
+    "names twice": ([*GRAM, "--names", ",".join("aacdefghi")], "'a'"),
+    "names missing": ([*GRAM, "--names", "@{tmp}/no.txt"], "no.txt"),
+    "names not text": ([*GRAM, "--names", "@{tmp}/binary"], "--names.*UTF-8"),
+    "too many groups": ([*GRAM, "--groups", "10"], "10"),
+    "cluster mode": ([*GRAM, "--mode", "fancy"], "--mode.*'fancy'"),
+    "cluster out": ([*GRAM, "--out", "{tmp}/file/g.json"], "--out.*file"),
+    "cluster out is a directory": ([*GRAM, "--out", "{tmp}"], "--out"),
+    "seeds": ([*COMPARE, "--seeds", "0"], "--seeds"),
+    "methods": ([*COMPARE, "--methods", "stl,magic"], "'magic'"),
+    "views": ([*COMPARE, "--views", "wide"], "'wide'"),
+    "metric": ([*COMPARE, "--metric", "luck"], "'luck'"),
+    "compare out": ([*COMPARE, "--out", "{tmp}/file"], "--out.*file"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory):
+    """A directory of files that are not what they are taken for."""
+    tmp = tmp_path_factory.mktemp("bad")
+    (tmp / "file").write_text("not a map")
+    (tmp / "cut.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    np.save(tmp / "flat.npy", np.zeros(3))
+    np.save(tmp / "nan.npy", np.full((3, 3), np.nan))
+    np.save(tmp / "words.npy", np.array([["a", "b"], ["c", "d"]]))
+    np.save(tmp / "objects.npy", np.array([[None]]), allow_pickle=True)
+    (tmp / "binary").write_bytes(b"\xff\xfe\x00")
+    three_blocks(tmp / "g.npy")
+    (tmp / "bad.arff").write_text("nonsense")
+    (tmp / "bad.xml").write_text("<labels>")
+    return tmp
+
+
+@pytest.mark.parametrize(("words", "named"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_get_one_line_and_code_2(bad_files, capsys, words, named):
+    before = set(os.listdir(bad_files))
+    assert main([word.format(tmp=bad_files) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    assert printed.err.startswith("pymtg")
+    assert re.search(named, printed.err), printed.err
+    assert set(os.listdir(bad_files)) <= before | {"out"}
+
+
+def test_a_directory_that_cannot_be_written_is_found_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    start = time.perf_counter()
+    done = python_m("stg", "--data", "digits", "--epochs", 100_000, "--out", tmp_path / "file" / "out")
+    assert time.perf_counter() - start < 60
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_mistake_leaves_no_directory_behind(tmp_path):
+    assert main([*STG, "--out", str(tmp_path / "out"), "--fuzzifier", "0"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("blocked", ["typer", "rich"])
+def test_without_the_extra_one_line_says_how_to_get_it(blocked):
+    code = f"import sys; sys.modules[{blocked!r}] = None; from pymtg.cli import main; sys.exit(main(['env']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"pymtg: the command line needs {blocked}: pip install 'pymtg[cli]'\n"
+
+
+def test_without_matplotlib_stg_says_so_before_it_trains(tmp_path, monkeypatch, capsys):
+    from pymtg._cli import errors
+
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "matplotlib" else object())
+    assert main([*STG, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "pymtg stg: this command needs matplotlib: pip install 'pymtg[report]'\n"
+
+
+def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "pymtg",
+        "stg",
+        "--data",
+        "digits",
+        "--epochs",
+        "100000",
+        "--out",
+        tmp_path / "out",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "out").exists():  # made right before training starts
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (output, errors) == ("", "pymtg stg: interrupted\n")
+    assert not os.listdir(tmp_path / "out")
+
+
+def test_the_installed_command_is_this_one():
+    script = Path(sys.executable).with_name("pymtg")
+    if not script.exists():
+        pytest.skip("pymtg is not installed beside this Python")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
