@@ -242,7 +242,7 @@ def test_result_adds_up():
     assert set(result.to_dict()) >= {"seed", "stages", "groups", "snapshot_epochs"}
 
 
-@pytest.mark.parametrize(("tasks", "groups"), [(1, 1), (4, 1), (4, 4), (4, "auto")])
+@pytest.mark.parametrize(("tasks", "groups"), [(1, 1), (2, 2), (4, 1), (4, 4), (4, "auto")])
 def test_extreme_numbers_of_groups(tasks, groups):
     layout = LAYOUT.select(range(tasks))
     trainer = fit(layout, num_groups=groups)
@@ -363,6 +363,11 @@ def test_non_finite_losses_are_named():
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         STGTrainer(mlp(5, (8,)), LAYOUT, **{**FAST, **options})
+
+
+def test_auto_needs_tasks_to_choose_from():
+    with pytest.raises(InvalidArgumentError, match="num_groups='auto' needs at least 3 tasks to choose from; got 2"):
+        STGTrainer(mlp(5), LAYOUT.select([0, 1]), num_groups="auto")
 
 
 def test_bad_models_and_layouts():

@@ -133,8 +133,11 @@ def group_tasks(
     data_map: DataMap, setting: Setting, num_groups: int | str, mode: str, fuzzifier: float, n_init: int
 ) -> tuple[TaskGroups, float]:
     """Cluster the tasks by their data maps; return the groups and the seconds it took."""
-    from pymtg.groups import cluster_tasks  # brings scikit-learn along
+    from pymtg.groups import TaskGroups, cluster_tasks  # brings scikit-learn along
 
+    if setting.layout.num_tasks == 1:  # nothing to cluster
+        quality = {"inertia": 0.0, "silhouette": None, "partition_coefficient": 1.0}
+        return TaskGroups(setting.layout.names, np.ones((1, 1)), np.zeros(1, dtype=np.int64), quality), 0.0
     start = time.perf_counter()
     groups = cluster_tasks(
         data_map,

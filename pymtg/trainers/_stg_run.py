@@ -52,7 +52,10 @@ class STGPlan:
         n_init: int = 10,
     ) -> STGPlan:
         """Check every option and fill in what depends on others."""
-        if num_groups != "auto" and check_int("num_groups", num_groups, 1) > num_tasks:
+        if num_groups == "auto":
+            if num_tasks < 3:
+                raise InvalidArgumentError(f"num_groups='auto' needs at least 3 tasks to choose from; got {num_tasks}")
+        elif check_int("num_groups", num_groups, 1) > num_tasks:
             raise InvalidArgumentError(
                 f"num_groups must be at most the number of tasks ({num_tasks}), or 'auto'; got {num_groups}"
             )

@@ -278,7 +278,7 @@ class STGTrainer:
 
     def _weights(self, combine: str) -> torch.Tensor:
         check_choice("combine", combine, _COMBINERS)
-        memberships = np.asarray(self.groups_.memberships, dtype=np.float64)
+        memberships = np.array(self.groups_.memberships, dtype=np.float64)  # a copy that may be written to, for torch
         return torch.from_numpy(memberships if combine == "soft" else hard_weights(memberships))
 
     def _probabilities(self, network: nn.Module, inputs: Any) -> torch.Tensor:
