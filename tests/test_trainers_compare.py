@@ -30,7 +30,7 @@ from pymtg.trainers._methods import permuted_rows, split_epochs
 from pymtg.trainers._seeding import cpu_threads
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
-CONFIG = TrainConfig(epochs=3, batch_size=16, device="cpu")
+CONFIG = TrainConfig(epochs=3, batch_size=16, device="cpu", num_threads=1)
 MODEL = mlp(5, (8,))
 # rows of different softness, so that a permutation can be told
 MEMBERSHIPS = np.array([[1.0, 0.0], [0.9, 0.1], [0.4, 0.6], [0.0, 1.0]])

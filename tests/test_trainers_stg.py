@@ -19,7 +19,7 @@ from pymtg.nets import mlp
 from pymtg.trainers import NonFiniteLossError, NotFittedError
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
-FAST = {"epochs": 4, "batch_size": 16, "device": "cpu", "progress": False}
+FAST = {"epochs": 4, "batch_size": 16, "device": "cpu", "num_threads": 1, "progress": False}
 
 
 def make(layout=LAYOUT, rows=61, seed=0, missing=False):
@@ -146,7 +146,7 @@ def test_specialised_networks_step_along_the_weighted_loss():
 
     options = {**FAST, "batch_size": 100, "specialised_epochs": 1, "optimizer": sgd, "fuzzifier": 2.0}
     trainer = STGTrainer(factory, LAYOUT, num_groups=2, **options).fit(data)
-    memberships = torch.from_numpy(trainer.groups_.memberships).float()
+    memberships = torch.tensor(trainer.groups_.memberships).float()
     assert ((memberships > 0.01) & (memberships < 0.99)).any()  # else the test would show little
     for k, network in enumerate(trainer.models_):
         start = built[1 + k]
