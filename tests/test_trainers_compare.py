@@ -81,6 +81,17 @@ def test_stl_trains_one_task_networks():
     assert stl(MODEL, LAYOUT, samples, data.test, config=CONFIG).scores == result.scores
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_worker_processes_change_nothing():
+    data = make()
+    samples = [data.train[i] for i in range(50)]
+    config = TrainConfig(epochs=1, batch_size=16, device="cpu", num_threads=1, num_workers=1)
+    state = torch.get_rng_state()
+    result = mtl(MODEL, LAYOUT, samples, data.test, config=config)
+    assert torch.equal(state, torch.get_rng_state())
+    assert result.scores == mtl(MODEL, LAYOUT, data.train, data.test, config=config).scores
+
+
 def test_random_groups_keep_sizes_and_softness():
     shuffled = permuted_rows(MEMBERSHIPS, 0)
     assert sorted(map(tuple, shuffled)) == sorted(map(tuple, MEMBERSHIPS))

@@ -19,7 +19,7 @@ from pymtg.trainers._errors import NonFiniteLossError
 from pymtg.trainers._monitor import monitored, weighted_score
 from pymtg.trainers._predict import autocast, checked_logits, forward_all
 from pymtg.trainers._progress import Reporter
-from pymtg.trainers._seeding import cpu_threads, seeded
+from pymtg.trainers._seeding import seeded
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord, StageResult
 
@@ -61,7 +61,7 @@ def train_network(
         If the model's output does not fit the layout.
     """
     start = time.perf_counter()
-    with cpu_threads(config.num_threads), seeded(job.seed, config.torch_device):
+    with seeded(job.seed, config.torch_device):
         run = _Run(job, config, train, val)
         for epoch in range(1, job.epochs + 1):
             record = run.epoch(epoch)

@@ -17,6 +17,7 @@ from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source
 from pymtg.trainers._methods import Budget, Runner, needs
 from pymtg.trainers._progress import reporting
+from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_int
 from pymtg.trainers.results import MethodResult
@@ -118,7 +119,7 @@ def _run(
     progress: bool | None,
 ) -> MethodResult:
     config = TrainConfig() if config is None else config
-    with reporting(progress) as reporter:
+    with cpu_threads(config.num_threads), reporting(progress) as reporter:
         setting = Setting.of(model, layout, config, seed, train, val, reporter)
         runner = Runner(setting, batch_source(test, layout, config, "test"), memberships=memberships)
         e = config.epochs

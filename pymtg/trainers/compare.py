@@ -14,7 +14,7 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.trainers._batches import batch_source
 from pymtg.trainers._methods import METHODS, Budget, Need, Runner, needs, split_epochs
 from pymtg.trainers._progress import Reporter, reporting
-from pymtg.trainers._seeding import stage_seed
+from pymtg.trainers._seeding import cpu_threads, stage_seed
 from pymtg.trainers._stages import Setting
 from pymtg.trainers._stg_run import STGPlan
 from pymtg.trainers.comparison import Comparison, ComparisonView, MethodSummary
@@ -99,7 +99,7 @@ def compare(
     seeds = _checked_seeds(seeds)
     results: dict[str, dict[str, list[MethodResult]]] = {view: {m: [] for m in chosen.methods} for view in chosen.views}
     names: set[tuple[str, ...]] = set()
-    with reporting(progress) as reporter:
+    with cpu_threads(config.num_threads), reporting(progress) as reporter:
         for position, seed in enumerate(seeds):
             part = _task_data(data, seed)
             names.add(part.layout.names)

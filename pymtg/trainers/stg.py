@@ -17,6 +17,7 @@ from pymtg.trainers._batches import batch_source, input_batches
 from pymtg.trainers._errors import NotFittedError
 from pymtg.trainers._predict import class_probabilities, combine_networks, forward_all, predict_batches
 from pymtg.trainers._progress import reporting
+from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting, check_model
 from pymtg.trainers._stg_run import STGPlan, group_from_joint, hard_weights, specialise
 from pymtg.trainers.config import (
@@ -195,7 +196,7 @@ class STGTrainer:
         """
         for name in _FITTED:
             self.__dict__.pop(name, None)
-        with reporting(self.progress) as reporter:
+        with cpu_threads(self.config.num_threads), reporting(self.progress) as reporter:
             setting = Setting.of(self.model, self.layout, self.config, self.seed, train, val, reporter)
             fitted = self._run(setting)
         self.__dict__.update(fitted)  # all at once: an interrupted fit leaves nothing behind
