@@ -48,9 +48,9 @@ class TrainConfig:
         False, or the type that the forward pass autocasts to: ``"bfloat16"``, or ``"float16"`` (CUDA only, with
         loss scaling). True means ``"bfloat16"``.
     num_threads
-        Threads of torch's CPU operations during fit or a comparison, given back afterwards; None leaves them. For networks of a
-        few hundred units a layer one thread is as fast as several, and up to 20 times faster where other processes
-        want the same cores.
+        Threads of torch's CPU operations during fit or a comparison, given back afterwards; None leaves them. For
+        networks of a few hundred units a layer one thread is as fast as several, and up to 20 times faster where
+        other processes want the same cores.
     num_workers
         Worker processes that load a dataset which is not held in tensors.
     keep_best
