@@ -17,18 +17,22 @@ T* at(uintptr_t address) {
 }
 
 // (problem, row, task, value); problem is 0 where all went well.
-py::tuple as_tuple(const Outcome& o) { return py::make_tuple(static_cast<int>(o.problem), o.row, o.task, o.value); }
+py::tuple as_tuple(const Outcome& o) {
+  return py::make_tuple(static_cast<int>(o.problem), o.row, o.task, o.value);
+}
 
-pymtg::MapState map_state(uintptr_t words, uintptr_t counts, bool missing, uintptr_t rejected, int64_t num_samples) {
-  return {at<int32_t>(words), missing ? nullptr : at<int32_t>(counts), missing ? at<int16_t>(counts) : nullptr,
-          at<int64_t>(rejected), num_samples};
+pymtg::MapState map_state(uintptr_t words, uintptr_t counts, bool missing, uintptr_t rejected,
+                          int64_t num_samples) {
+  return {at<int32_t>(words), missing ? nullptr : at<int32_t>(counts),
+          missing ? at<int16_t>(counts) : nullptr, at<int64_t>(rejected), num_samples};
 }
 
 template <class Scalar>
-py::tuple forward(const LayoutPlan& layout, uintptr_t logits, int64_t rows, int64_t row_stride, uintptr_t targets,
-                  int target_type, int64_t target_stride, int64_t ignore_index, uintptr_t weights, uintptr_t losses,
-                  uintptr_t gradient, uintptr_t sample_ids, uintptr_t words, uintptr_t counts, bool missing,
-                  uintptr_t rejected, int64_t num_samples, int num_threads) {
+py::tuple forward(const LayoutPlan& layout, uintptr_t logits, int64_t rows, int64_t row_stride,
+                  uintptr_t targets, int target_type, int64_t target_stride, int64_t ignore_index,
+                  uintptr_t weights, uintptr_t losses, uintptr_t gradient, uintptr_t sample_ids,
+                  uintptr_t words, uintptr_t counts, bool missing, uintptr_t rejected, int64_t num_samples,
+                  int num_threads) {
   pymtg::ForwardArgs<Scalar> args{
       &layout,
       at<Scalar>(logits),
@@ -50,14 +54,15 @@ py::tuple forward(const LayoutPlan& layout, uintptr_t logits, int64_t rows, int6
 }
 
 template <class Scalar>
-void scale_gradient(const LayoutPlan& layout, uintptr_t gradient, uintptr_t upstream, uintptr_t out, int64_t rows,
-                    int num_threads) {
+void scale_gradient(const LayoutPlan& layout, uintptr_t gradient, uintptr_t upstream, uintptr_t out,
+                    int64_t rows, int num_threads) {
   py::gil_scoped_release release;
-  pymtg::scale_gradient<Scalar>(layout, at<Scalar>(gradient), at<Scalar>(upstream), at<Scalar>(out), rows, num_threads);
+  pymtg::scale_gradient<Scalar>(layout, at<Scalar>(gradient), at<Scalar>(upstream), at<Scalar>(out), rows,
+                                num_threads);
 }
 
-py::tuple record(uintptr_t probabilities, uintptr_t sample_ids, int64_t rows, int64_t num_tasks, uintptr_t words,
-                 uintptr_t counts, bool missing, uintptr_t rejected, int64_t num_samples) {
+py::tuple record(uintptr_t probabilities, uintptr_t sample_ids, int64_t rows, int64_t num_tasks,
+                 uintptr_t words, uintptr_t counts, bool missing, uintptr_t rejected, int64_t num_samples) {
   Outcome outcome;
   {
     py::gil_scoped_release release;
@@ -79,8 +84,8 @@ bool all_ones(uintptr_t values, int64_t n) {
 
 void register_cross_entropy(py::module_& m) {
   py::class_<LayoutPlan>(m, "LayoutPlan", "A task layout prepared for the kernels.")
-      .def(py::init<const std::vector<int64_t>&, std::vector<float>, std::vector<float>>(), py::arg("num_classes"),
-           py::arg("pos_weight"), py::arg("class_weight"));
+      .def(py::init<const std::vector<int64_t>&, std::vector<float>, std::vector<float>>(),
+           py::arg("num_classes"), py::arg("pos_weight"), py::arg("class_weight"));
   m.def("cross_entropy_forward_float", &forward<float>);
   m.def("cross_entropy_forward_double", &forward<double>);
   m.def("scale_gradient_float", &scale_gradient<float>);

@@ -9,10 +9,11 @@
 namespace pymtg {
 namespace {
 
-// Rows whose losses are summed in float before the sum goes on in double. Fixed, so that neither the number of threads
-// nor the instruction set changes the order of any sum.
+// Rows whose losses are summed in float before the sum goes on in double. Fixed, so that neither the number
+// of threads nor the instruction set changes the order of any sum.
 constexpr int64_t kRowsPerBlock = 2 * kLanesOfRows;
-// From this many one- or two-logit tasks in a row on, vectors run over tasks; below, transposing 16 rows wastes less.
+// From this many one- or two-logit tasks in a row on, vectors run over tasks; below, transposing 16 rows
+// wastes less.
 constexpr int64_t kFewestTasksInRows = 24;
 constexpr int64_t kStripColumns = 256;
 // Elements below which a second thread costs more than it saves.
@@ -63,13 +64,16 @@ Outcome check_ids(const int64_t* ids, int64_t rows, int64_t num_samples) {
   return {};
 }
 
-Outcome check_complete(const PlanView& plan, const Targets& targets, int64_t rows, const std::vector<int32_t>& counts) {
+Outcome check_complete(const PlanView& plan, const Targets& targets, int64_t rows,
+                       const std::vector<int32_t>& counts) {
   for (int64_t t = 0; t < plan.num_tasks; ++t) {
     if (counts[static_cast<std::size_t>(t)] == rows) continue;
     std::vector<int32_t> row_labels(static_cast<std::size_t>(plan.num_tasks));
     for (int64_t row = 0; row < rows; ++row) {
-      PYMTG_PICK_ISA(current_isa(), convert_targets)(targets, row, 1, row_labels.data(), plan.num_tasks, plan.num_tasks);
-      if (row_labels[static_cast<std::size_t>(t)] < 0) return {Problem::missing_label, row, t, targets.ignore_index};
+      PYMTG_PICK_ISA(current_isa(), convert_targets)(targets, row, 1, row_labels.data(), plan.num_tasks,
+                                                     plan.num_tasks);
+      if (row_labels[static_cast<std::size_t>(t)] < 0)
+        return {Problem::missing_label, row, t, targets.ignore_index};
     }
   }
   return {};
@@ -96,8 +100,8 @@ void compute(const RowsArgs<double>& rows) { compute_rows(rows); }
 template <class Scalar>
 class Worker {
  public:
-  Worker(const ForwardArgs<Scalar>& args, const PlanView& plan, const Scalar* scale, const Duplicates& duplicates,
-         float* held_gold, uint8_t* held_refused)
+  Worker(const ForwardArgs<Scalar>& args, const PlanView& plan, const Scalar* scale,
+         const Duplicates& duplicates, float* held_gold, uint8_t* held_refused)
       : args_(args),
         plan_(plan),
         scale_(scale),
@@ -105,7 +109,8 @@ class Worker {
         held_gold_(held_gold),
         held_refused_(held_refused),
         pitch_(plan.num_tasks + kTasksOfPadding),
-        // Where vectors run over tasks a single row of them is enough work; its gold then stays in the first cache.
+        // Where vectors run over tasks a single row of them is enough work; its gold then stays in the first
+        // cache.
         rows_at_once_(args.layout->has_lanes() ? kLanesOfRows
                                                : std::clamp<int64_t>(4096 / plan.num_tasks, 1, kLanesOfRows)),
         targets_(new int32_t[static_cast<std::size_t>(rows_at_once_ * pitch_)]),
@@ -209,7 +214,9 @@ int64_t record_held(const ForwardArgs<Scalar>& args, const PlanView& plan, const
 
 LayoutPlan::LayoutPlan(const std::vector<int64_t>& num_classes, std::vector<float> pos_weight,
                        std::vector<float> class_weight)
-    : pos_weight_(std::move(pos_weight)), class_weight_(std::move(class_weight)), strip_columns_(kStripColumns) {
+    : pos_weight_(std::move(pos_weight)),
+      class_weight_(std::move(class_weight)),
+      strip_columns_(kStripColumns) {
   offsets_.push_back(0);
   for (int64_t classes : num_classes) {
     if (classes < 1 || classes > INT32_MAX) throw std::invalid_argument("a task has at least one logit");
@@ -223,8 +230,9 @@ LayoutPlan::LayoutPlan(const std::vector<int64_t>& num_classes, std::vector<floa
     int64_t end = first + 1;
     while (end < num_tasks && num_classes[static_cast<std::size_t>(end)] == classes) ++end;
     const bool in_rows = classes <= 2 && end - first >= kFewestTasksInRows;
-    const SegmentKind kind =
-        !in_rows ? SegmentKind::lanes : classes == 1 ? SegmentKind::rows_one : SegmentKind::rows_two;
+    const SegmentKind kind = !in_rows       ? SegmentKind::lanes
+                             : classes == 1 ? SegmentKind::rows_one
+                                            : SegmentKind::rows_two;
     if (kind == SegmentKind::lanes && !segments_.empty() && segments_.back().kind == SegmentKind::lanes)
       segments_.back().end_task = end;
     else
@@ -279,7 +287,8 @@ Outcome forward(const ForwardArgs<Scalar>& args) {
     Worker<Scalar> worker(args, plan, scale.data(), duplicates, held_gold.get(), held_refused.get());
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < num_blocks; ++b)
-      worker.block(b * kRowsPerBlock, std::min((b + 1) * kRowsPerBlock, args.rows), block_sums.get() + b * pitch);
+      worker.block(b * kRowsPerBlock, std::min((b + 1) * kRowsPerBlock, args.rows),
+                   block_sums.get() + b * pitch);
     num_rejected += worker.num_rejected();
   }
   if (recording) {
@@ -295,8 +304,8 @@ Outcome forward(const ForwardArgs<Scalar>& args) {
 }
 
 template <class Scalar>
-void scale_gradient(const LayoutPlan& layout, const Scalar* gradient, const Scalar* upstream, Scalar* out, int64_t rows,
-                    int num_threads) {
+void scale_gradient(const LayoutPlan& layout, const Scalar* gradient, const Scalar* upstream, Scalar* out,
+                    int64_t rows, int num_threads) {
   const PlanView plan = layout.view();
   const int64_t columns = plan.num_logits;
   std::vector<Scalar> factors(static_cast<std::size_t>(columns));
@@ -310,8 +319,8 @@ void scale_gradient(const LayoutPlan& layout, const Scalar* gradient, const Scal
   }
 }
 
-Outcome record(const MapState& map, int64_t num_tasks, const float* signed_probabilities, const int64_t* sample_ids,
-               int64_t rows) {
+Outcome record(const MapState& map, int64_t num_tasks, const float* signed_probabilities,
+               const int64_t* sample_ids, int64_t rows) {
   const Outcome outcome = check_ids(sample_ids, rows, map.num_samples);
   if (outcome.problem != Problem::none) return outcome;
   std::vector<float> gold(static_cast<std::size_t>(num_tasks + kTasksOfPadding), 0.0f);

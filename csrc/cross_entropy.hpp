@@ -1,7 +1,8 @@
-// Fused multi-task cross-entropy: per-task losses, the gradient and the data-map update in one pass over the logits.
+// Fused multi-task cross-entropy: per-task losses, the gradient and the data-map update in one pass over the
+// logits.
 //
-// Logits stand as [B, num_logits], the tasks' segments side by side; targets as [B, T]. See pymtg/_reference.py for the
-// same computation in plain torch.
+// Logits stand as [B, num_logits], the tasks' segments side by side; targets as [B, T]. See
+// pymtg/_reference.py for the same computation in plain torch.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,9 @@
 
 namespace pymtg {
 
-// How a stretch of tasks is computed. `rows_one`, `rows_two`: tasks of one or two logits, vectors run over the tasks of
-// a row. `lanes`: any class counts, 16 rows are transposed into lanes and each task is computed column by column.
+// How a stretch of tasks is computed. `rows_one`, `rows_two`: tasks of one or two logits, vectors run over
+// the tasks of a row. `lanes`: any class counts, 16 rows are transposed into lanes and each task is computed
+// column by column.
 enum class SegmentKind { rows_one, rows_two, lanes };
 
 struct Segment {
@@ -58,7 +60,8 @@ struct Targets {
   int64_t ignore_index;
 };
 
-// A data map's state, see "What a data map holds" in docs/architecture.md. Exactly one of the counts is given.
+// A data map's state, see "What a data map holds" in docs/architecture.md. Exactly one of the counts is
+// given.
 struct MapState {
   int32_t* words = nullptr;          // [M, 2, T] packed mean and std
   int32_t* sample_counts = nullptr;  // [M], complete labels
@@ -94,33 +97,36 @@ Outcome forward(const ForwardArgs<Scalar>& args);
 
 // out[b, c] = gradient[b, c] * upstream[task of c]
 template <class Scalar>
-void scale_gradient(const LayoutPlan& plan, const Scalar* gradient, const Scalar* upstream, Scalar* out, int64_t rows,
-                    int num_threads);
+void scale_gradient(const LayoutPlan& plan, const Scalar* gradient, const Scalar* upstream, Scalar* out,
+                    int64_t rows, int num_threads);
 
-// Record gold probabilities [rows, T] that were computed elsewhere: NaN is a missing label, a set sign bit says that
-// the prediction was right. Nothing is written unless every id is valid.
-Outcome record(const MapState& map, int64_t num_tasks, const float* signed_probabilities, const int64_t* sample_ids,
-               int64_t rows);
+// Record gold probabilities [rows, T] that were computed elsewhere: NaN is a missing label, a set sign bit
+// says that the prediction was right. Nothing is written unless every id is valid.
+Outcome record(const MapState& map, int64_t num_tasks, const float* signed_probabilities,
+               const int64_t* sample_ids, int64_t rows);
 
-// --- one copy per instruction set -------------------------------------------------------------------------------
+// --- one copy per instruction set
+// -------------------------------------------------------------------------------
 
-constexpr int64_t kLanesOfRows = 16;   // rows that are computed together
-constexpr int64_t kTasksOfPadding = 32;  // scratch rows are longer than T by this, so that whole vectors may be used
+constexpr int64_t kLanesOfRows = 16;  // rows that are computed together
+constexpr int64_t kTasksOfPadding =
+    32;  // scratch rows are longer than T by this, so that whole vectors may be used
 
 template <class Scalar>
 struct RowsArgs {
   PlanView plan;
   const Scalar* logits;
-  int64_t rows, row_stride, readable;  // at most kLanesOfRows rows; elements that may be read from `logits` on
-  const int32_t* targets;              // [rows, pitch], -1 where missing
-  int64_t pitch;                       // T + kTasksOfPadding
-  const Scalar* scale;                 // [pitch] task weight over number of labels
-  Scalar* loss_sums;                   // [pitch], added to
-  Scalar* gradient;                    // or null; as wide as num_logits
-  float* gold;                         // [rows, pitch] signed gold probabilities, or null
-  uint8_t* refused;                    // [rows] set where a loss is not finite
-  int32_t* const* state_rows;          // [rows] where to prefetch, or null
-  float* strip;                        // scratch of the lanes path
+  int64_t rows, row_stride,
+      readable;                // at most kLanesOfRows rows; elements that may be read from `logits` on
+  const int32_t* targets;      // [rows, pitch], -1 where missing
+  int64_t pitch;               // T + kTasksOfPadding
+  const Scalar* scale;         // [pitch] task weight over number of labels
+  Scalar* loss_sums;           // [pitch], added to
+  Scalar* gradient;            // or null; as wide as num_logits
+  float* gold;                 // [rows, pitch] signed gold probabilities, or null
+  uint8_t* refused;            // [rows] set where a loss is not finite
+  int32_t* const* state_rows;  // [rows] where to prefetch, or null
+  float* strip;                // scratch of the lanes path
 };
 
 // clang-format off
@@ -134,8 +140,8 @@ PYMTG_DECLARE_FOR_EACH_ISA(
 )
 // clang-format on
 
-// The same in float64, one row and task at a time: for gradient checks and for models trained in double, where no vector
-// code of our own is worth its weight.
+// The same in float64, one row and task at a time: for gradient checks and for models trained in double,
+// where no vector code of our own is worth its weight.
 void compute_rows(const RowsArgs<double>& args);
 
 }  // namespace pymtg

@@ -60,7 +60,8 @@ void one_task(const RowsArgs<double>& a, int64_t row, int64_t task, std::vector<
   a.loss_sums[task] += weight * result.loss;
   if (!std::isfinite(result.loss)) a.refused[row] = 1;
   if (gradient != nullptr)
-    for (int64_t c = 0; c < num_classes; ++c) gradient[c] = scratch[static_cast<std::size_t>(c)] * weight * a.scale[task];
+    for (int64_t c = 0; c < num_classes; ++c)
+      gradient[c] = scratch[static_cast<std::size_t>(c)] * weight * a.scale[task];
   if (gold != nullptr) *gold = std::copysign(static_cast<float>(result.gold), result.right ? -1.0f : 1.0f);
 }
 

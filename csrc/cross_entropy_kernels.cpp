@@ -10,15 +10,14 @@ namespace {
 
 constexpr int32_t kMissingGold = 0x7fc00000;  // NaN
 constexpr int32_t kSign = INT32_MIN;
-constexpr VI kLaneNumbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 struct BinaryResult {
   VF loss, slope;  // slope: d loss / d logit
   VI gold;         // bits of the gold probability, sign set where the prediction is right
 };
 
-// Logistic loss of the logit x against y in {0, 1}. With e = exp(-|x|) nothing overflows, and 1 - p is e / (1 + e)
-// without a subtraction.
+// Logistic loss of the logit x against y in {0, 1}. With e = exp(-|x|) nothing overflows, and 1 - p is e / (1
+// + e) without a subtraction.
 PYMTG_INLINE BinaryResult binary(VF x, VI y) {
   const VI positive = y > 0;
   const VF z = positive ? x : -x;
@@ -52,17 +51,14 @@ PYMTG_INLINE VI row_vector(const RowsArgs<float>& a, int64_t row, int64_t task, 
   if (Two) {
     const VF low = load_some<VF>(from, 2 * n);
     const VF high = 2 * n > kLanes ? load_some<VF>(from + kLanes, 2 * n - kLanes) : VF{};
-    const VF x0 = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const VF x1 = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    const VF x0 = evens(low, high), x1 = odds(low, high);
     const VF top = vmax(x0, x1);
     x = (x1 - x0) + (top - top);
     if (Weighted) {
       const float* w = plan.class_weight + column;
       const VF wl = load_some<VF>(w, 2 * n);
       const VF wh = 2 * n > kLanes ? load_some<VF>(w + kLanes, 2 * n - kLanes) : VF{};
-      const VF w0 = __builtin_shufflevector(wl, wh, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-      const VF w1 = __builtin_shufflevector(wl, wh, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-      weight = (y > 0) ? w1 : w0;
+      weight = (y > 0) ? odds(wl, wh) : evens(wl, wh);
     }
   } else {
     x = nan_if_infinite(load_some<VF>(from, n));
@@ -76,10 +72,8 @@ PYMTG_INLINE VI row_vector(const RowsArgs<float>& a, int64_t row, int64_t task, 
     const VF g = valid ? r.slope * (weight * load<VF>(a.scale + task)) : VF{};
     float* to = a.gradient + row * plan.num_logits + column;
     if (Two) {
-      const VF low = __builtin_shufflevector(-g, g, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      const VF high = __builtin_shufflevector(-g, g, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-      store_some(to, low, 2 * n);
-      if (2 * n > kLanes) store_some(to + kLanes, high, 2 * n - kLanes);
+      store_some(to, interleave_low(-g, g), 2 * n);
+      if (2 * n > kLanes) store_some(to + kLanes, interleave_high(-g, g), 2 * n - kLanes);
     } else {
       store_some(to, g, n);
     }
@@ -107,7 +101,7 @@ __attribute__((noinline)) void rows_segment(const RowsArgs<float>& a, int64_t fi
 }
 
 // Rows of a tile from memory, whole vectors wherever the buffer is long enough, zeros for absent rows.
-PYMTG_INLINE void load_tile(VF (&tile)[16], const RowsArgs<float>& a, int64_t column, int64_t columns) {
+PYMTG_INLINE void load_tile(VF (&tile)[kLanes], const RowsArgs<float>& a, int64_t column, int64_t columns) {
   for (int64_t r = 0; r < kLanes; ++r) {
     const int64_t at = r * a.row_stride + column;
     if (r >= a.rows)
@@ -117,14 +111,14 @@ PYMTG_INLINE void load_tile(VF (&tile)[16], const RowsArgs<float>& a, int64_t co
     else
       tile[r] = load_some<VF>(a.logits + at, columns);
   }
-  transpose16(tile);
+  transpose(tile);
 }
 
-// Softmax cross-entropy of one task with its C logits in x [C][16], replaced by the gradient. Returns the losses of the
-// 16 rows; gold as in BinaryResult.
+// Softmax cross-entropy of one task with its C logits in x [C][kLanes], replaced by the gradient. Returns the
+// losses of the rows; gold as in BinaryResult.
 template <bool Weighted>
-PYMTG_INLINE VF softmax_task(float* x, int64_t num_classes, VI y, VI valid, const float* class_weight, float scale,
-                             bool with_gradient, VI& gold) {
+PYMTG_INLINE VF softmax_task(float* x, int64_t num_classes, VI y, VI valid, const float* class_weight,
+                             float scale, bool with_gradient, VI& gold) {
   VF top = load<VF>(x);
   VI best{};
   VF chosen = top;
@@ -163,7 +157,8 @@ PYMTG_INLINE VF softmax_task(float* x, int64_t num_classes, VI y, VI valid, cons
 }
 
 template <bool Weighted>
-PYMTG_INLINE VF binary_task(const RowsArgs<float>& a, float* x, int64_t task, bool two, VI y, VI valid, VI& gold) {
+PYMTG_INLINE VF binary_task(const RowsArgs<float>& a, float* x, int64_t task, bool two, VI y, VI valid,
+                            VI& gold) {
   const PlanView& plan = a.plan;
   VF logit, weight = splat(1.0f);
   if (two) {
@@ -186,13 +181,13 @@ PYMTG_INLINE VF binary_task(const RowsArgs<float>& a, float* x, int64_t task, bo
   return valid ? r.loss * weight : VF{};
 }
 
-// Tasks first..end, whose columns fit the scratch, for up to 16 rows.
+// Tasks first..end, whose columns fit the scratch, for up to kLanes rows.
 template <bool Weighted>
 __attribute__((noinline)) void lanes_strip(const RowsArgs<float>& a, int64_t first, int64_t end) {
   const PlanView& plan = a.plan;
   const int64_t column = plan.offsets[first];
   const int64_t columns = plan.offsets[end] - column;
-  VF tile[16];
+  VF tile[kLanes];
   for (int64_t c = 0; c < columns; c += kLanes) {
     load_tile(tile, a, column + c, columns - c);
     for (int i = 0; i < kLanes; ++i) store(a.strip + (c + i) * kLanes, tile[i]);
@@ -204,32 +199,31 @@ __attribute__((noinline)) void lanes_strip(const RowsArgs<float>& a, int64_t fir
       tile[r] = as_float(y);
       if (a.state_rows != nullptr && r < a.rows) prefetch_state(a.state_rows[r], group, plan.num_tasks);
     }
-    transpose16(tile);
+    transpose(tile);
     const int64_t group_end = group + kLanes < end ? group + kLanes : end;
     for (int64_t task = group; task < group_end; ++task) {
-          const VI y = as_int(tile[task - group]);
+      const VI y = as_int(tile[task - group]);
       const VI valid = y >= 0;
       float* x = a.strip + (plan.offsets[task] - column) * kLanes;
       const int64_t num_classes = plan.offsets[task + 1] - plan.offsets[task];
       const float* weights = plan.class_weight == nullptr ? nullptr : plan.class_weight + plan.offsets[task];
       VI gold;
-      const VF loss =
-          num_classes <= 2
-              ? binary_task<Weighted>(a, x, task, num_classes == 2, y, valid, gold)
-              : softmax_task<Weighted>(x, num_classes, y, valid, weights, a.scale[task], a.gradient != nullptr, gold);
+      const VF loss = num_classes <= 2 ? binary_task<Weighted>(a, x, task, num_classes == 2, y, valid, gold)
+                                       : softmax_task<Weighted>(x, num_classes, y, valid, weights,
+                                                                a.scale[task], a.gradient != nullptr, gold);
       a.loss_sums[task] += sum(loss);
       bad |= not_finite(loss);
       tile[task - group] = as_float(valid ? gold : splat_int(kMissingGold));
     }
     if (a.gold != nullptr) {
-      transpose16(tile);
+      transpose(tile);
       for (int64_t r = 0; r < a.rows; ++r) store(a.gold + r * a.pitch + group, tile[r]);
     }
   }
   if (a.gradient != nullptr) {
     for (int64_t c = 0; c < columns; c += kLanes) {
       for (int i = 0; i < kLanes; ++i) tile[i] = load<VF>(a.strip + (c + i) * kLanes);
-      transpose16(tile);
+      transpose(tile);
       for (int64_t r = 0; r < a.rows; ++r)
         store_some(a.gradient + r * plan.num_logits + column + c, tile[r], columns - c);
     }
@@ -244,9 +238,7 @@ void lanes_segment(const RowsArgs<float>& a, int64_t first, int64_t end, bool we
   const PlanView& plan = a.plan;
   while (first < end) {
     int64_t last = first + 1;
-    while (last < end && plan.offsets[last + 1] - plan.offsets[first] <=
-                             plan.strip_columns)
-      ++last;
+    while (last < end && plan.offsets[last + 1] - plan.offsets[first] <= plan.strip_columns) ++last;
     weighted ? lanes_strip<true>(a, first, last) : lanes_strip<false>(a, first, last);
     first = last;
   }
@@ -254,10 +246,11 @@ void lanes_segment(const RowsArgs<float>& a, int64_t first, int64_t end, bool we
 
 // Wide holds both a label of type T and a number of classes.
 template <class T, class Wide>
-bool count_typed(const Targets& targets, int64_t first_row, int64_t end_row, const int32_t* labels, int32_t* counts,
-                 int64_t num_tasks) {
+bool count_typed(const Targets& targets, int64_t first_row, int64_t end_row, const int32_t* labels,
+                 int32_t* counts, int64_t num_tasks) {
   const T* data = static_cast<const T*>(targets.data);
-  // An ignore_index that the type cannot hold never occurs; the label -1 stands for "none" and is out of range anyway.
+  // An ignore_index that the type cannot hold never occurs; the label -1 stands for "none" and is out of
+  // range anyway.
   const T ignore = static_cast<T>(targets.ignore_index);
   const bool ignorable = static_cast<int64_t>(ignore) == targets.ignore_index;
   int32_t bad = 0;
@@ -299,7 +292,9 @@ void convert_typed(const Targets& targets, int64_t first_row, int64_t rows, int3
 
 namespace PYMTG_ISA_NAMESPACE {
 
-void compute_rows(const RowsArgs<float>& a) {
+// At most kLanes rows. The segments must come in the order of the tasks: vectors of gold probabilities run
+// over a segment's end into the next one's place.
+static void compute_row_group(const RowsArgs<float>& a) {
   const bool pos_weighted = a.plan.pos_weight != nullptr, class_weighted = a.plan.class_weight != nullptr;
   for (const Segment* s = a.plan.segments; s != a.plan.segments + a.plan.num_segments; ++s) {
     switch (s->kind) {
@@ -317,15 +312,36 @@ void compute_rows(const RowsArgs<float>& a) {
   }
 }
 
+void compute_rows(const RowsArgs<float>& a) {
+  for (int64_t row = 0; row < a.rows; row += kLanes) {
+    RowsArgs<float> group = a;
+    group.rows = a.rows - row < kLanes ? a.rows - row : kLanes;
+    group.logits += row * a.row_stride;
+    group.readable -= row * a.row_stride;
+    group.targets += row * a.pitch;
+    group.refused += row;
+    if (a.gradient != nullptr) group.gradient += row * a.plan.num_logits;
+    if (a.gold != nullptr) group.gold += row * a.pitch;
+    if (a.state_rows != nullptr) group.state_rows += row;
+    compute_row_group(group);
+  }
+}
+
 // Welford's update of one sample's row from gold [T]: NaN is a missing label, the sign bit says "right".
-void record_row(int32_t* words, int32_t* sample_count, int16_t* task_counts, const float* gold, int64_t num_tasks) {
+void record_row(int32_t* words, int32_t* sample_count, int16_t* task_counts, const float* gold,
+                int64_t num_tasks) {
   if (sample_count != nullptr) {
     const int32_t n = *sample_count < INT32_MAX ? *sample_count + 1 : INT32_MAX;
     *sample_count = n;
     const float inverse = 1.0f / static_cast<float>(n);
-    const VI counted = n <= kMostCounted ? splat_int(-1) : VI{};
-    for (int64_t t = 0; t < num_tasks; t += kLanes)
-      record_vector(words + t, words + num_tasks + t, num_tasks - t, load<VI>(gold + t), splat(inverse), counted);
+    const VI right_step = splat_int(n <= kMostCounted ? kOneRight : 0);
+    int64_t t = 0;
+    for (; t + kLanes <= num_tasks; t += kLanes)
+      record_vector<false>(words + t, words + num_tasks + t, kLanes, load<VI>(gold + t), splat(inverse),
+                           right_step);
+    if (t < num_tasks)
+      record_vector<false>(words + t, words + num_tasks + t, num_tasks - t, load<VI>(gold + t),
+                           splat(inverse), right_step);
     return;
   }
   for (int64_t t = 0; t < num_tasks; t += kLanes) {
@@ -340,13 +356,13 @@ void record_row(int32_t* words, int32_t* sample_count, int16_t* task_counts, con
       n[i] += n[i] == 0;
     }
     const VI count = load<VI>(n);
-    record_vector(words + t, words + num_tasks + t, num_tasks - t, load<VI>(gold + t), 1.0f / to_float(count),
-                  count <= kMostCounted);
+    record_vector<true>(words + t, words + num_tasks + t, num_tasks - t, load<VI>(gold + t),
+                        1.0f / to_float(count), (count <= kMostCounted) & kOneRight);
   }
 }
 
-bool count_targets(const Targets& targets, int64_t first_row, int64_t end_row, const int32_t* labels, int32_t* counts,
-                   int64_t num_tasks) {
+bool count_targets(const Targets& targets, int64_t first_row, int64_t end_row, const int32_t* labels,
+                   int32_t* counts, int64_t num_tasks) {
   switch (targets.type) {
     case TargetType::uint8:
       return count_typed<uint8_t, int32_t>(targets, first_row, end_row, labels, counts, num_tasks);

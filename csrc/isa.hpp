@@ -20,17 +20,26 @@ bool has_openmp();
 
 }  // namespace pymtg
 
-// The hot sources define their entry points inside PYMTG_ISA_NAMESPACE, once per instruction set; a header declares
-// them for all with PYMTG_DECLARE_FOR_EACH_ISA and the caller picks one with PYMTG_PICK_ISA(current_isa(), name).
+// The hot sources define their entry points inside PYMTG_ISA_NAMESPACE, once per instruction set; a header
+// declares them for all with PYMTG_DECLARE_FOR_EACH_ISA and the caller picks one with
+// PYMTG_PICK_ISA(current_isa(), name).
 #ifdef PYMTG_X86_LEVELS
 #define PYMTG_DECLARE_FOR_EACH_ISA(declaration) \
-  namespace base { declaration; }               \
-  namespace avx2 { declaration; }               \
-  namespace avx512 { declaration; }
+  namespace base {                              \
+  declaration;                                  \
+  }                                             \
+  namespace avx2 {                              \
+  declaration;                                  \
+  }                                             \
+  namespace avx512 {                            \
+  declaration;                                  \
+  }
 #define PYMTG_PICK_ISA(isa, name) \
   ((isa) == ::pymtg::Isa::avx512 ? avx512::name : (isa) == ::pymtg::Isa::avx2 ? avx2::name : base::name)
 #else
 #define PYMTG_DECLARE_FOR_EACH_ISA(declaration) \
-  namespace base { declaration; }
+  namespace base {                              \
+  declaration;                                  \
+  }
 #define PYMTG_PICK_ISA(isa, name) (base::name)
 #endif

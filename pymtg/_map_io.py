@@ -64,9 +64,10 @@ def _check_header(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> 
         raise FileFormatError(
             f"{os.fspath(path)} is no data map: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
-    if metadata.get("version") != VERSION:
+    version = metadata.get("version")
+    if version != VERSION:
         raise FileFormatError(
-            f"{os.fspath(path)} is a data map of version {metadata.get('version')!r}; this pymtg reads version {VERSION!r}"
+            f"{os.fspath(path)} is a data map of version {version!r}; this pymtg reads version {VERSION!r}"
         )
 
 

@@ -79,7 +79,7 @@ def cross_entropy(
     _check_targets(y, valid, columns, layout)
     if state is not None:
         assert sample_ids is not None
-        _check_ids(sample_ids, state.words.shape[0])
+        check_ids(sample_ids, state.words.shape[0])
         if not state.missing:
             _check_complete(valid, layout)
 
@@ -154,9 +154,9 @@ def _label_weights(y: Tensor, columns: Columns, layout: TaskLayout, dtype: torch
 def record(
     state: MapState, gold: Tensor, right: Tensor, valid: Tensor, sample_ids: Tensor, refused: Tensor | None = None
 ) -> None:
-    """Welford's update (Welford 1962) of the map with gold probabilities ``[B, T]``, one occurrence of an id after the other.
+    """Welford's update (Welford 1962) of the map with gold probabilities ``[B, T]``.
 
-    `refused` ``[B]`` marks rows to leave out and count.
+    Rows of the same id count one after the other. `refused` ``[B]`` marks rows to leave out and count.
     """
     if refused is not None:
         state.rejected.add_(refused.sum())
@@ -208,7 +208,8 @@ def _check_targets(y: Tensor, valid: Tensor, columns: Columns, layout: TaskLayou
         raise target_out_of_range(layout, row, task, int(y[row, task]))
 
 
-def _check_ids(ids: Tensor, num_samples: int) -> None:
+def check_ids(ids: Tensor, num_samples: int) -> None:
+    """Raise SampleIdError for the first id outside 0..num_samples - 1."""
     bad = (ids < 0) | (ids >= num_samples)
     if bad.any():
         row = int(bad.nonzero()[0, 0])

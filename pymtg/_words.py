@@ -1,9 +1,9 @@
 """How a data map packs the mean, standard deviation and correctness of one (sample, task) into two 32-bit words.
 
-Word 0 holds 26 bits of the mean and the 6 low bits of the number of right predictions; word 1 holds 26 bits of the
-standard deviation (ddof 0) and the 6 high bits of that number. A value v is kept as ``bits(v + c) - bits(c)`` of the
-float32 sum, c = 2^-7 for the mean and 2^-8 for the standard deviation: large values keep the spacing of float32, small
-ones an absolute spacing below 1e-9. Zero words mean (0, 0, 0). ``csrc/datamap_words.hpp`` is the same in C++.
+Word 0 holds 26 bits of the mean and, above them, the 6 low bits of the number of right predictions; word 1 holds 26
+bits of the standard deviation (ddof 0) and the 6 high bits of that number. A value v in [0, 1] is kept as the low 26
+bits of the float32 ``v + 2^-7``, whose upper bits are known: large values keep the spacing of float32, small ones an
+absolute spacing below 1e-9. Zero words mean (0, 0, 0). ``csrc/datamap_words.hpp`` is the same in C++.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ MOST_COUNTED = 4095
 MOST_MISSING_COUNTED = 32767
 """Where labels may be missing, counts of observations stop here and Welford's weights stay at 1 / 32,767."""
 
-_MEAN_SHIFT, _MEAN_BASE = 2.0**-7, (127 - 7) << 23
-_STD_SHIFT, _STD_BASE = 2.0**-8, (127 - 8) << 23
+_SHIFT, _SHIFT_BITS = 2.0**-7, (127 - 7) << 23
 
 
 def unpack_values(words: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (ddof 0), float32 ``[..., T]``, of packed words, int32 ``[..., 2, T]``."""
-    mean = ((words[..., 0, :] & VALUE_MASK) + _MEAN_BASE).view(torch.float32) - _MEAN_SHIFT
-    std = ((words[..., 1, :] & VALUE_MASK) + _STD_BASE).view(torch.float32) - _STD_SHIFT
-    return mean, std
+    values = ((words & VALUE_MASK) | _SHIFT_BITS).view(torch.float32) - _SHIFT
+    return values[..., 0, :], values[..., 1, :]
 
 
 def unpack_right(words: Tensor) -> Tensor:
@@ -38,7 +36,5 @@ def unpack_right(words: Tensor) -> Tensor:
 
 def pack(mean: Tensor, std: Tensor, right: Tensor) -> Tensor:
     """Return the packed words, int32 ``[..., 2, T]``, of float32 means and deviations and int32 counts ``[..., T]``."""
-    mean_bits = (mean + _MEAN_SHIFT).view(torch.int32) - _MEAN_BASE
-    std_bits = (std + _STD_SHIFT).view(torch.int32) - _STD_BASE
-    low, high = (right & 63) << VALUE_BITS, (right >> 6) << VALUE_BITS
-    return torch.stack([mean_bits | low, std_bits | high], dim=-2)
+    values = (torch.stack([mean, std], dim=-2) + _SHIFT).view(torch.int32) & VALUE_MASK
+    return values | (torch.stack([right & 63, right >> 6], dim=-2) << VALUE_BITS)

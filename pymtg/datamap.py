@@ -1,4 +1,4 @@
-"""Data maps: running mean, standard deviation and correctness of every sample's gold-label probability in every task."""
+"""Data maps: running mean, deviation and correctness of every sample's gold-label probability in every task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pymtg import _map_io, _words
 from pymtg._backend import backend_named, choose_backend
-from pymtg._reference import MapState
+from pymtg._reference import MapState, check_ids
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
 from pymtg.functional import check_sample_ids
 from pymtg.tasks import TaskLayout
@@ -77,8 +77,9 @@ class DataMap:
     """Mean and standard deviation of the gold-label probabilities of M samples in T tasks, and their correctness.
 
     Statistics run over every recorded observation by Welford's update (Welford 1962) in float32; the probabilities are
-    the plain ``softmax(logits_t)[y]``, taken in the training forward pass (Swayamdipta et al., EMNLP 2020). Pass the map
-    to :class:`pymtg.MultiTaskLoss` or :func:`pymtg.functional.multitask_cross_entropy`, or feed it with :meth:`update`.
+    the plain ``softmax(logits_t)[y]``, taken in the training forward pass (Swayamdipta et al., EMNLP 2020). Pass the
+    map to :class:`pymtg.MultiTaskLoss` or :func:`pymtg.functional.multitask_cross_entropy`, or feed it with
+    :meth:`update`.
 
     Parameters
     ----------
@@ -409,13 +410,10 @@ class DataMap:
             raise InvalidArgumentError(f"probabilities must lie in [0, 1]; got {value}")
         if not self.missing and not bool(there.all()):
             raise MissingLabelError(
-                "valid marks missing labels, and the data map was built for complete labels; build it with DataMap(..., missing=True)"
+                "valid marks missing labels, and the data map was built for complete labels; "
+                "build it with DataMap(..., missing=True)"
             )
-        ids = sample_ids.long()
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= self.num_samples):
-            from pymtg._reference import _check_ids
-
-            _check_ids(ids, self.num_samples)
+        check_ids(sample_ids, self.num_samples)
         return p, hit, there
 
 

@@ -142,7 +142,7 @@ class _Losses(torch.autograd.Function):
         )
         ctx.save_for_backward(gradient)
         ctx.layout, ctx.backend, ctx.dtype = layout, backend, logits.dtype
-        return losses  # type: ignore[no-any-return]
+        return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
