@@ -1,0 +1,57 @@
+# `make demo` and `make test` do all set-up themselves, in .venv. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LINTERS := $(VENV)/.linters
+SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp)
+# Compiler warnings are errors where CI is set.
+BUILD_OPTIONS := -C cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
+
+.PHONY: help setup demo test lint check-dist bench tables clean
+
+help:
+	@echo "make demo        train, group and compare on scikit-learn's digits; results in runs/digits"
+	@echo "make test        all tests"
+	@echo "make lint        ruff, mypy, clang-format"
+	@echo "make check-dist  build sdist and wheel, install the wheel, try it outside the repository"
+	@echo "make bench       benchmarks, results in benchmarks/results (about 20 minutes)"
+	@echo "make tables      README's and docs' tables from benchmarks/results"
+
+setup: $(INSTALLED)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(BIN)/python pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
+	$(BIN)/python -m pip install -c constraints.txt $(BUILD_OPTIONS) -e '.[test]'
+	@touch $@
+
+$(LINTERS): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt ruff mypy clang-format pandas-stubs
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/pymtg stg --data digits --groups 3 --seed 0 --out runs/digits
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) $(LINTERS)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror -style=file:csrc/.clang-format $(SOURCES)
+
+check-dist: $(INSTALLED)
+	$(BIN)/python -m pip install -q -c constraints.txt build
+	$(BIN)/python tests/check_dist.py
+
+bench: $(INSTALLED)
+	sh benchmarks/run.sh
+
+tables: $(INSTALLED)
+	$(BIN)/python benchmarks/make_tables.py
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
