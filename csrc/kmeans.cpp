@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kmeans_kernels.hpp"
@@ -32,6 +33,7 @@ class Partition {
   void seed(Random& random);
   bool lloyd_step();
   bool single_moves();
+  bool swap(Random& random, Index rank);
   double inertia() const;
   void recompute();
   double to_centroid(Index i, Index k) const {
@@ -55,6 +57,7 @@ class Partition {
   void fill_empty();
   void move(Index i, Index from, Index to);
   Index draw(Random& random, double total) const;
+  std::pair<Index, double> draw_greedily(Random& random, double total) const;
 
   std::vector<double> best_, closest_, sums_, scale_, shift_, within_;
   std::vector<Index> count_;
@@ -73,26 +76,27 @@ Index Partition::draw(Random& random, double total) const {
   return last;
 }
 
-// Greedy k-means++ (Arthur and Vassilvitskii 2007): of 2 + log K draws the one that lowers the potential
-// most.
-void Partition::seed(Random& random) {
+// Of 2 + log K draws the one that lowers the sum of squared distances to the nearest seed most, and that sum.
+std::pair<Index, double> Partition::draw_greedily(Random& random, double total) const {
   const auto minima = PYMTG_PICK_ISA(current_isa(), sum_of_minima);
   const Index trials = 2 + static_cast<Index>(std::log(static_cast<double>(clusters_)));
+  std::pair<Index, double> chosen{0, std::numeric_limits<double>::infinity()};
+  for (Index trial = 0; trial < trials; ++trial) {
+    const Index candidate = draw(random, total);
+    const double potential = minima(closest_.data(), row(candidate), n_);
+    if (potential < chosen.second) chosen = {candidate, potential};
+  }
+  return chosen;
+}
+
+// Greedy k-means++ (Arthur and Vassilvitskii 2007).
+void Partition::seed(Random& random) {
   std::fill(labels.begin(), labels.end(), 0);
   const Index first = random.below(n_);
   std::copy(row(first), row(first) + n_, closest_.begin());
-  double total = minima(closest_.data(), closest_.data(), n_);
+  double total = PYMTG_PICK_ISA(current_isa(), sum_of_minima)(closest_.data(), closest_.data(), n_);
   for (Index k = 1; k < clusters_; ++k) {
-    Index chosen = 0;
-    double lowest = std::numeric_limits<double>::infinity();
-    for (Index trial = 0; trial < trials; ++trial) {
-      const Index candidate = draw(random, total);
-      const double potential = minima(closest_.data(), row(candidate), n_);
-      if (potential < lowest) {
-        lowest = potential;
-        chosen = candidate;
-      }
-    }
+    const auto [chosen, potential] = draw_greedily(random, total);
     const double* to_chosen = row(chosen);
     for (Index i = 0; i < n_; ++i) {
       if (to_chosen[i] < closest_[i]) {
@@ -100,7 +104,7 @@ void Partition::seed(Random& random) {
         labels[i] = static_cast<std::int32_t>(k);
       }
     }
-    total = lowest;
+    total = potential;
   }
 }
 
@@ -187,6 +191,47 @@ bool Partition::single_moves() {
   return moved;
 }
 
+// Dissolves a cluster and starts one at a point far from its mean, drawn as k-means++ draws: the way out of
+// a partition that splits one true cluster and joins two others. `rank` picks the cluster: 0 for the one whose points
+// lose least, 1 for the next. Returns false if every point lies on its mean.
+bool Partition::swap(Random& random, Index rank) {
+  recompute();
+  double total = 0;
+  for (Index i = 0; i < n_; ++i) total += closest_[i] = to_centroid(i, labels[i]);
+  if (!(total > 0)) return false;
+  const double* to_point = row(draw_greedily(random, total).first);
+
+  // The nearest place that remains for each point: another cluster's mean, or the new start.
+  std::vector<std::pair<double, Index>> loss(clusters_);
+  for (Index k = 0; k < clusters_; ++k) loss[k].second = k;
+  std::vector<Index> refuge(n_);
+  for (Index i = 0; i < n_; ++i) {
+    double nearest = to_point[i];
+    refuge[i] = -1;
+    for (Index k = 0; k < clusters_; ++k) {
+      if (k == labels[i] || to_centroid(i, k) >= nearest) continue;
+      nearest = to_centroid(i, k);
+      refuge[i] = k;
+    }
+    loss[labels[i]].first += nearest - closest_[i];
+  }
+  std::sort(loss.begin(), loss.end());
+  const Index dissolved = loss[rank].second;
+  for (Index i = 0; i < n_; ++i) {
+    const bool homeless = labels[i] == dissolved;
+    best_[i] = closest_[i];
+    if (homeless ? refuge[i] < 0 : to_point[i] < closest_[i]) {
+      labels[i] = static_cast<std::int32_t>(dissolved);
+      best_[i] = to_point[i];
+    } else if (homeless) {
+      labels[i] = static_cast<std::int32_t>(refuge[i]);
+      best_[i] = to_centroid(i, refuge[i]);
+    }
+  }
+  fill_empty();
+  return true;
+}
+
 double Partition::inertia() const {
   double total = 0;
   for (Index k = 0; k < clusters_; ++k)
@@ -199,9 +244,8 @@ struct Start {
   KMeansSummary summary;
 };
 
-void run_start(Partition& state, Index stream, const KMeansOptions& options, Start& result) {
-  Random random(options.seed, static_cast<std::uint64_t>(stream));
-  state.seed(random);
+// Lloyd's steps, then single-point moves, to rest or to the end of the steps allowed.
+void settle(Partition& state, const KMeansOptions& options, Start& result) {
   Index steps = 0;
   bool settled = false;
   while (steps < options.max_iter && !settled) {
@@ -216,6 +260,37 @@ void run_start(Partition& state, Index stream, const KMeansOptions& options, Sta
   state.recompute();
   result.labels = state.labels;
   result.summary = {state.inertia(), steps, settled};
+}
+
+// Swaps clusters for as long as that lowers the inertia, until `patience` swaps in a row have not.
+void improve(Partition& state, const KMeansOptions& options, Random& random, Index patience, Start& start) {
+  Start candidate;
+  for (Index failures = 0; failures < patience; ++failures) {
+    state.labels = start.labels;
+    if (!state.swap(random, failures % std::min<Index>(options.clusters, 10))) return;
+    settle(state, options, candidate);
+    if (candidate.summary.inertia < start.summary.inertia * (1 - 1e-12)) {
+      start = candidate;
+      failures = -1;
+    }
+  }
+}
+
+// Improves the best of the starts, as many as a fixed amount of work allows.
+void improve_best(std::vector<Partition>& states, Index n, const KMeansOptions& options, std::vector<Start>& starts) {
+  const Index budget = std::max<Index>(30'000'000 / (n * n), 10);
+  const Index patience = std::min<Index>({4 * options.clusters, 100, budget});
+  const Index number = std::min<Index>(budget / patience, options.starts);
+  std::stable_sort(starts.begin(), starts.end(),
+                   [](const Start& a, const Start& b) { return a.summary.inertia < b.summary.inertia; });
+  const Index workers = static_cast<Index>(states.size());
+#pragma omp parallel for num_threads(static_cast<int>(workers)) schedule(static, 1)
+  for (Index worker = 0; worker < workers; ++worker) {
+    for (Index s = worker; s < number; s += workers) {
+      Random random(options.seed, static_cast<std::uint64_t>(options.starts + s));
+      if (starts[s].summary.converged) improve(states[worker], options, random, patience, starts[s]);
+    }
+  }
 }
 
 }  // namespace
@@ -252,8 +327,13 @@ KMeansSummary kmeans_distances(const double* distances, Index n, const KMeansOpt
   std::vector<Partition> states(workers, Partition(distances, n, options.clusters));
 #pragma omp parallel for num_threads(workers) schedule(static, 1)
   for (int worker = 0; worker < workers; ++worker)
-    for (Index s = worker; s < options.starts; s += workers) run_start(states[worker], s, options, starts[s]);
+    for (Index s = worker; s < options.starts; s += workers) {
+      Random random(options.seed, static_cast<std::uint64_t>(s));
+      states[worker].seed(random);
+      settle(states[worker], options, starts[s]);
+    }
 
+  if (options.local_search && options.clusters > 1) improve_best(states, n, options, starts);
   Index best = 0;
   for (Index s = 1; s < options.starts; ++s)
     if (starts[s].summary.inertia < starts[best].summary.inertia) best = s;

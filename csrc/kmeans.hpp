@@ -19,7 +19,7 @@ struct KMeansOptions {
   std::int64_t starts;
   std::int64_t max_iter;
   std::uint64_t seed;
-  bool local_search;  // Hartigan's single-point moves after Lloyd
+  bool local_search;  // Hartigan's single-point moves after Lloyd, then swaps of clusters
 };
 
 struct KMeansSummary {
@@ -28,8 +28,8 @@ struct KMeansSummary {
   bool converged;
 };
 
-// The best of several starts (greedy k-means++ seeds, Lloyd, Hartigan and Wong 1979); clusters are numbered
-// by their first point. Needs at least `clusters` distinct points; every cluster then has one.
+// The best of several starts (greedy k-means++ seeds, Lloyd, Hartigan and Wong 1979), improved by swaps
+// of clusters where local_search is on; clusters are numbered by their first point. Needs at least `clusters` distinct points; every cluster then has one.
 KMeansSummary kmeans_distances(const double* distances, std::int64_t n, const KMeansOptions& options,
                                std::int32_t* labels, int threads);
 

@@ -52,11 +52,13 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
     tol
         Where iterations stop: on the "lloyd" and "grid" algorithms, centre shifts relative to the features' mean
         variance, as in :class:`sklearn.cluster.KMeans`; for fuzzy c-means, the largest change of a membership.
-        On the Gram matrix k-means always runs until no single point's move lowers the inertia.
+        On the Gram matrix k-means always runs until no single point's move lowers the inertia, and then tries
+        swaps of clusters on the best start.
     random_state
         Seed or generator; the same seed gives the same result with any number of threads.
     algorithm
-        ``"gram"``: everything from the centred float64 Gram matrix, with Hartigan's single-point moves after Lloyd;
+        ``"gram"``: everything from the centred float64 Gram matrix, with Hartigan's single-point moves after Lloyd and
+        swaps of whole clusters at the end;
         ``"lloyd"``: Lloyd's algorithm on the points; ``"grid"``: the same, exactly, on a grid (two dimensions only);
         ``"auto"``: chosen by the shape.
     cluster_range
@@ -182,8 +184,9 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
     def transform(self, X: npt.ArrayLike | torch.Tensor) -> Float64Array:
         """Return the distances ``[n, K]`` to the centres; in mode "points" the root mean square over a row's points."""
         squared = self._squared_distances(X)
-        mean: Float64Array = squared.mean(axis=1) if self.mode == "points" else squared
-        return np.sqrt(mean)
+        mean = squared.mean(axis=1) if self.mode == "points" else squared
+        distances: Float64Array = np.sqrt(mean)
+        return distances
 
     @property
     def memberships_(self) -> Float64Array:
@@ -390,7 +393,8 @@ def checked_gram(G: npt.ArrayLike | torch.Tensor) -> Float64Array:
 
 
 def _argmax(rows: Float64Array) -> npt.NDArray[np.int32]:
-    return rows.argmax(axis=1).astype(np.int32)
+    largest: npt.NDArray[np.int32] = rows.argmax(axis=1).astype(np.int32)
+    return largest
 
 
 def _require(holds: bool, name: str, rule: str, value: object) -> None:
