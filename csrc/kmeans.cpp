@@ -50,17 +50,20 @@ class Partition {
 
  private:
   void refresh(Index k) {
+    if (count_[k] == 0) return;
     const double size = static_cast<double>(count_[k]);
     scale_[k] = 1 / size;
     shift_[k] = within_[k] / (2 * size * size);
   }
   void fill_empty();
+  void follow(const std::vector<std::int32_t>& before);
   void move(Index i, Index from, Index to);
   Index draw(Random& random, double total) const;
   std::pair<Index, double> draw_greedily(Random& random, double total) const;
 
   std::vector<double> best_, closest_, sums_, scale_, shift_, within_;
   std::vector<Index> count_;
+  Index moves_ = 0;  // since the sums were last taken afresh
 };
 
 // A point drawn with probability in proportion to its squared distance to the nearest seed.
@@ -113,38 +116,49 @@ void Partition::recompute() {
   std::fill(sums_.begin(), sums_.end(), 0.0);
   std::fill(within_.begin(), within_.end(), 0.0);
   std::fill(count_.begin(), count_.end(), 0);
+  moves_ = 0;
   for (Index i = 0; i < n_; ++i) {
     add(&sums_[labels[i] * n_], row(i), 1.0, n_);
     ++count_[labels[i]];
   }
   for (Index i = 0; i < n_; ++i) within_[labels[i]] += sums_[labels[i] * n_ + i];
   for (Index k = 0; k < clusters_; ++k)
-    if (count_[k] > 0) refresh(k);
+    refresh(k);
 }
 
 // Gives each empty cluster the point that lies farthest from the mean of a cluster that can spare it.
 void Partition::fill_empty() {
-  std::fill(count_.begin(), count_.end(), 0);
-  for (Index i = 0; i < n_; ++i) ++count_[labels[i]];
+  std::vector<Index> count(clusters_);
+  for (Index i = 0; i < n_; ++i) ++count[labels[i]];
   for (Index k = 0; k < clusters_; ++k) {
-    if (count_[k] > 0) continue;
+    if (count[k] > 0) continue;
     Index farthest = -1;
     for (Index i = 0; i < n_; ++i)
-      if (count_[labels[i]] > 1 && (farthest < 0 || best_[i] > best_[farthest])) farthest = i;
-    --count_[labels[farthest]];
+      if (count[labels[i]] > 1 && (farthest < 0 || best_[i] > best_[farthest])) farthest = i;
+    --count[labels[farthest]];
     labels[farthest] = static_cast<std::int32_t>(k);
     best_[farthest] = 0;
-    count_[k] = 1;
+    count[k] = 1;
   }
+}
+
+// Brings the sums from the labels `before` to the present ones: point by point where few moved. Rounding that piles up
+// in the sums is wiped out after as many moves as there are points.
+void Partition::follow(const std::vector<std::int32_t>& before) {
+  Index changed = 0;
+  for (Index i = 0; i < n_; ++i) changed += labels[i] != before[i];
+  if (8 * changed > n_ || moves_ + changed > n_) return recompute();
+  for (Index i = 0; i < n_; ++i)
+    if (labels[i] != before[i]) move(i, before[i], labels[i]);
 }
 
 // Assigns every point to the nearest mean of the present clusters; whether a label changed.
 bool Partition::lloyd_step() {
-  recompute();
-  std::vector<std::int32_t> before = labels;
+  const std::vector<std::int32_t> before = labels;
   PYMTG_PICK_ISA(current_isa(), nearest_clusters)
   (sums_.data(), scale_.data(), shift_.data(), clusters_, n_, labels.data(), best_.data());
   fill_empty();
+  follow(before);
   return labels != before;
 }
 
@@ -154,6 +168,7 @@ void Partition::move(Index i, Index from, Index to) {
   within_[to] += 2 * sums_[to * n_ + i];
   add(&sums_[from * n_], row(i), -1.0, n_);
   add(&sums_[to * n_], row(i), 1.0, n_);
+  ++moves_;
   --count_[from];
   ++count_[to];
   refresh(from);
@@ -161,10 +176,10 @@ void Partition::move(Index i, Index from, Index to) {
   labels[i] = static_cast<std::int32_t>(to);
 }
 
-// One pass of moves of single points that lower the inertia, own mean and target mean both following the
-// point; whether one was made. Sums are rebuilt first, so that rounding does not pile up over passes.
+// One pass of moves of single points that lower the inertia, own mean and target mean both following the point;
+// whether one was made.
 bool Partition::single_moves() {
-  recompute();
+  if (moves_ > n_) recompute();
   const double worth = 1e-13 * inertia();
   bool moved = false;
   for (Index i = 0; i < n_; ++i) {
@@ -195,7 +210,6 @@ bool Partition::single_moves() {
 // a partition that splits one true cluster and joins two others. `rank` picks the cluster: 0 for the one whose points
 // lose least, 1 for the next. Returns false if every point lies on its mean.
 bool Partition::swap(Random& random, Index rank) {
-  recompute();
   double total = 0;
   for (Index i = 0; i < n_; ++i) total += closest_[i] = to_centroid(i, labels[i]);
   if (!(total > 0)) return false;
@@ -217,6 +231,7 @@ bool Partition::swap(Random& random, Index rank) {
   }
   std::sort(loss.begin(), loss.end());
   const Index dissolved = loss[rank].second;
+  const std::vector<std::int32_t> before = labels;
   for (Index i = 0; i < n_; ++i) {
     const bool homeless = labels[i] == dissolved;
     best_[i] = closest_[i];
@@ -229,6 +244,7 @@ bool Partition::swap(Random& random, Index rank) {
     }
   }
   fill_empty();
+  follow(before);
   return true;
 }
 
@@ -244,8 +260,9 @@ struct Start {
   KMeansSummary summary;
 };
 
-// Lloyd's steps, then single-point moves, to rest or to the end of the steps allowed.
-void settle(Partition& state, const KMeansOptions& options, Start& result) {
+// Lloyd's steps, then single-point moves, to rest or to the end of the steps allowed. The inertia is exact to rounding
+// that recompute() wipes out.
+KMeansSummary settle(Partition& state, const KMeansOptions& options) {
   Index steps = 0;
   bool settled = false;
   while (steps < options.max_iter && !settled) {
@@ -257,28 +274,39 @@ void settle(Partition& state, const KMeansOptions& options, Start& result) {
     if (settled) break;
     ++steps;
   }
+  return {state.inertia(), steps, settled};
+}
+
+void run_start(Partition& state, Random random, const KMeansOptions& options, Start& start) {
+  state.seed(random);
   state.recompute();
-  result.labels = state.labels;
-  result.summary = {state.inertia(), steps, settled};
+  start.summary = settle(state, options);
+  state.recompute();
+  start.summary.inertia = state.inertia();
+  start.labels = state.labels;
 }
 
 // Swaps clusters for as long as that lowers the inertia, until `patience` swaps in a row have not.
-void improve(Partition& state, const KMeansOptions& options, Random& random, Index patience, Start& start) {
-  Start candidate;
-  for (Index failures = 0; failures < patience; ++failures) {
-    state.labels = start.labels;
+void improve(Partition& state, const KMeansOptions& options, Random random, Index patience, Start& start) {
+  state.labels = start.labels;
+  state.recompute();
+  Partition kept = state;
+  for (Index failures = 0; failures < patience; ++failures, state = kept) {
     if (!state.swap(random, failures % std::min<Index>(options.clusters, 10))) return;
-    settle(state, options, candidate);
-    if (candidate.summary.inertia < start.summary.inertia * (1 - 1e-12)) {
-      start = candidate;
-      failures = -1;
-    }
+    KMeansSummary summary = settle(state, options);
+    if (!(summary.inertia < start.summary.inertia * (1 - 1e-10))) continue;
+    state.recompute();
+    summary.inertia = state.inertia();
+    if (!(summary.inertia < start.summary.inertia)) continue;
+    start = {state.labels, summary};
+    kept = state;
+    failures = -1;
   }
 }
 
 // Improves the best of the starts, as many as a fixed amount of work allows.
 void improve_best(std::vector<Partition>& states, Index n, const KMeansOptions& options, std::vector<Start>& starts) {
-  const Index budget = std::max<Index>(30'000'000 / (n * n), 10);
+  const Index budget = std::max<Index>(100'000 / n, 10);
   const Index patience = std::min<Index>({4 * options.clusters, 100, budget});
   const Index number = std::min<Index>(budget / patience, options.starts);
   std::stable_sort(starts.begin(), starts.end(),
@@ -287,7 +315,7 @@ void improve_best(std::vector<Partition>& states, Index n, const KMeansOptions& 
 #pragma omp parallel for num_threads(static_cast<int>(workers)) schedule(static, 1)
   for (Index worker = 0; worker < workers; ++worker) {
     for (Index s = worker; s < number; s += workers) {
-      Random random(options.seed, static_cast<std::uint64_t>(options.starts + s));
+      const Random random(options.seed, static_cast<std::uint64_t>(options.starts + s));
       if (starts[s].summary.converged) improve(states[worker], options, random, patience, starts[s]);
     }
   }
@@ -328,9 +356,8 @@ KMeansSummary kmeans_distances(const double* distances, Index n, const KMeansOpt
 #pragma omp parallel for num_threads(workers) schedule(static, 1)
   for (int worker = 0; worker < workers; ++worker)
     for (Index s = worker; s < options.starts; s += workers) {
-      Random random(options.seed, static_cast<std::uint64_t>(s));
-      states[worker].seed(random);
-      settle(states[worker], options, starts[s]);
+      const Random random(options.seed, static_cast<std::uint64_t>(s));
+      run_start(states[worker], random, options, starts[s]);
     }
 
   if (options.local_search && options.clusters > 1) improve_best(states, n, options, starts);
