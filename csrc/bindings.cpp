@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, m) {
       "Instruction set in use: base, avx2 or avx512 (PYMTG_ISA forces one).");
   m.def("has_openmp", &pymtg::has_openmp, "Whether this build runs on several threads.");
   register_cross_entropy(m);
+  register_cluster(m);
 }

@@ -1,0 +1,65 @@
+#include "gram.hpp"
+
+#include <algorithm>
+#include <memory>
+
+namespace pymtg {
+namespace {
+
+using Index = std::int64_t;
+
+constexpr Index kPackChunk = 64;         // features that one thread packs at a time
+constexpr Index kSlabBytes = 4'000'000;  // packed slab: near the second-level caches' size
+
+Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Adds columns [j0, j0 + 24) of the upper triangle for one packed slab.
+template <typename TileKernel>
+void add_columns(TileKernel tile_kernel, const double* packed, Index panel_stride, Index depth, Index j0,
+                 Index n, double* gram) {
+  double tile[kPanel * kTileColumns];
+  const Index j1 = std::min(j0 + kTileColumns, n);
+  const double* columns = packed + (j0 / kPanel) * panel_stride;
+  for (Index k = 0; k < depth; k += kDepth) {
+    for (Index i0 = 0; i0 < j1; i0 += kPanel) {
+      const double* rows = packed + (i0 / kPanel) * panel_stride;
+      tile_kernel(rows + k * kPanel, columns + k * kPanel, panel_stride, std::min(kDepth, depth - k), tile);
+      for (Index i = i0; i < std::min(i0 + kPanel, n); ++i)
+        for (Index j = j0; j < j1; ++j) gram[i * n + j] += tile[(i - i0) * kTileColumns + (j - j0)];
+    }
+  }
+}
+
+}  // namespace
+
+void gram_add(const Slab& slab, Index features, double* gram, int threads) {
+  const Index n = slab.points;
+  if (n == 0 || features == 0) return;
+  const Isa isa = current_isa();
+  const auto pack = PYMTG_PICK_ISA(isa, gram_pack);
+  const auto tile_kernel = PYMTG_PICK_ISA(isa, gram_tile);
+
+  const Index panels = round_up(n, kTileColumns) / kPanel;
+  const Index wanted = round_up(kSlabBytes / (panels * kPanel * Index(sizeof(double))), kDepth);
+  const Index slab_features = std::min(std::max(wanted, 2 * kDepth), round_up(features, kDepth));
+  const Index panel_stride = slab_features * kPanel;
+  const std::unique_ptr<double[]> packed(
+      new double[panels * panel_stride]());  // zero: the lanes beyond point n
+  const Index column_tiles = panels / 3;
+
+#pragma omp parallel num_threads(threads)
+  for (Index start = 0; start < features; start += slab_features) {
+    const Index depth = std::min(slab_features, features - start);
+#pragma omp for schedule(dynamic)
+    for (Index f = 0; f < depth; f += kPackChunk)
+      pack(slab, start + f, std::min(kPackChunk, depth - f), start, panel_stride, packed.get());
+#pragma omp for schedule(dynamic)
+    for (Index t = 0; t < column_tiles; ++t)  // the longest columns first
+      add_columns(tile_kernel, packed.get(), panel_stride, depth, (column_tiles - 1 - t) * kTileColumns, n,
+                  gram);
+  }
+  for (Index i = 0; i < n; ++i)
+    for (Index j = i + 1; j < n; ++j) gram[j * n + i] = gram[i * n + j];
+}
+
+}  // namespace pymtg

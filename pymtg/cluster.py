@@ -1,0 +1,412 @@
+"""Fuzzy k-means as a scikit-learn estimator over the compiled core."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pymtg import _clustering as core
+from pymtg import _core
+from pymtg._gram import Float64Array, as_float_array, gram_matrix
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+
+__all__ = ["FuzzyKMeans"]
+
+MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
+ALGORITHMS = ("auto", "gram", "grid", "lloyd")
+
+
+class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """K-means with fuzzy memberships, for few points in very many dimensions and for many points in few.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of clusters, or ``"auto"``: the number in `cluster_range` with the highest mean silhouette
+        (Rousseeuw 1987), the lowest of them among equals.
+    mode
+        ``"kmeans-fuzzified"``: k-means, then one fuzzification from its centroids (STG-MTL, arXiv 2307.03374).
+        ``"fuzzy-cmeans"``: Bezdek's alternating updates, begun at the best k-means partition.
+        ``"kmeans"``: hard, memberships 0 or 1.
+        ``"points"``: each row of X is a task with P points in the plane, ``(x_1, y_1, ..., x_P, y_P)`` (a data map's
+        (mean, std) pairs); all n * P points are clustered by hard k-means, and a task's membership in a cluster is
+        the share of its points there. X may also be given as ``[n, P, 2]``.
+    fuzzifier
+        m > 1 in ``u_ik = d_ik^(-2/(m-1)) / sum_j d_ij^(-2/(m-1))``; near 1 memberships are almost hard.
+    n_init
+        Starts from greedy k-means++ seeds; the one with the lowest inertia is kept.
+    max_iter
+        Most iterations of one start.
+    tol
+        Where iterations stop: on the "lloyd" and "grid" algorithms, centre shifts relative to the features' mean
+        variance, as in :class:`sklearn.cluster.KMeans`; for fuzzy c-means, the largest change of a membership.
+        On the Gram matrix k-means always runs until no single point's move lowers the inertia, and then tries
+        swaps of clusters on the best start.
+    random_state
+        Seed or generator; the same seed gives the same result with any number of threads.
+    algorithm
+        ``"gram"``: everything from the centred float64 Gram matrix, with Hartigan's single-point moves after Lloyd and
+        swaps of whole clusters at the end;
+        ``"lloyd"``: Lloyd's algorithm on the points; ``"grid"``: the same, exactly, on a grid (two dimensions only);
+        ``"auto"``: chosen by the shape.
+    cluster_range
+        Smallest and largest number of clusters to try for ``n_clusters="auto"``.
+
+    Attributes
+    ----------
+    labels_
+        [n] int32, the nearest cluster (largest membership). Clusters are numbered by the first point they hold.
+    memberships_
+        [n, K] float64; rows sum to 1.
+    cluster_centers_
+        [K, D] float64 ([K, 2] in mode "points"); absent after :meth:`fit_gram`.
+    centroid_coefficients_
+        [K, n] float64, after :meth:`fit_gram` only: centroid k is ``sum_i coefficients[k, i] * x_i``.
+    inertia_
+        Sum of squared distances to the nearest centre; for fuzzy c-means its objective, ``sum u^m d^2``.
+    n_iter_
+        Iterations of the winning start.
+    n_clusters_
+        K, as given or as chosen.
+    silhouette_scores_
+        For ``n_clusters="auto"``: mean silhouette by number of clusters (over at most 2,000 points).
+    n_features_in_
+        Number of columns of X; absent after :meth:`fit_gram`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pymtg import FuzzyKMeans
+    >>> X = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0], [9.0, 8.0]])
+    >>> FuzzyKMeans(2, random_state=0).fit(X).labels_
+    array([0, 0, 1, 1], dtype=int32)
+    """
+
+    def __init__(
+        self,
+        n_clusters: int | str = 8,
+        *,
+        mode: str = "kmeans-fuzzified",
+        fuzzifier: float = 1.07,
+        n_init: int = 10,
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        random_state: int | np.random.RandomState | None = None,
+        algorithm: str = "auto",
+        cluster_range: tuple[int, int] = (2, 10),
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.mode = mode
+        self.fuzzifier = fuzzifier
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.algorithm = algorithm
+        self.cluster_range = cluster_range
+
+    def fit(self, X: npt.ArrayLike | torch.Tensor, y: object = None) -> FuzzyKMeans:
+        """Cluster the rows of X ``[n, D]``, an array or tensor; float32 and float64 are used as they are.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If X is not 2-D, holds NaN or infinity, has fewer than two rows or fewer rows than clusters, or if a
+            parameter is out of its range.
+        InvalidTypeError
+            If X is not numeric or a parameter has the wrong type.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If X has fewer distinct points than clusters; the clusters beyond them repeat the others' centres.
+        """
+        options = self._options()
+        raw = self._two_dimensional(X)
+        array = self._checked(raw, minimum=2)
+        if self.mode == "points":
+            result, curve = self._fit_task_points(array, options)
+        else:
+            result, curve = self._fit_rows(array, options)
+        validate_data(self, raw, skip_check_array=True)
+        return self._keep(result, curve)
+
+    def fit_gram(self, G: npt.ArrayLike | torch.Tensor) -> FuzzyKMeans:
+        """Cluster n points by the matrix ``[n, n]`` of their inner products, centred over the points or not.
+
+        Distances are differences of G's entries: for nearly identical points use a Gram matrix of centred features
+        with float64 sums, such as :meth:`pymtg.DataMap.gram` gives. Without the features there are no centres in
+        their space: :meth:`predict` and :meth:`transform` are not available afterwards.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If G is not square, symmetric and finite, or no Gram matrix (a negative diagonal), or has fewer points
+            than clusters; for mode "points" and algorithms other than "gram", which need the points themselves.
+        InvalidTypeError
+            If G is not numeric.
+        """
+        options = self._options()
+        result, curve = self._cluster_gram(checked_gram(G), options)
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self, name):
+                delattr(self, name)
+        return self._keep(result, curve)
+
+    def predict(self, X: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.int32]:
+        """Return the nearest centre ``[n]`` of each row of X (in mode "points" that of most of its points)."""
+        if self.mode == "points":
+            return _argmax(self.predict_memberships(X))
+        return _argmax(-self._squared_distances(X))
+
+    def predict_memberships(self, X: npt.ArrayLike | torch.Tensor) -> Float64Array:
+        """Return the memberships ``[n, K]`` of the rows of X in the fitted clusters."""
+        squared = self._squared_distances(X)
+        if self.mode == "points":
+            labels = squared.argmin(axis=-1).astype(np.int32)
+            return np.stack([np.bincount(row, minlength=self.n_clusters_) for row in labels]) / labels.shape[1]
+        if self.mode == "kmeans":
+            return core.one_hot(_argmax(-squared), self.n_clusters_)
+        return core.fuzzify(squared, self.fuzzifier)
+
+    def transform(self, X: npt.ArrayLike | torch.Tensor) -> Float64Array:
+        """Return the distances ``[n, K]`` to the centres; in mode "points" the root mean square over a row's points."""
+        squared = self._squared_distances(X)
+        mean = squared.mean(axis=1) if self.mode == "points" else squared
+        distances: Float64Array = np.sqrt(mean)
+        return distances
+
+    @property
+    def memberships_(self) -> Float64Array:
+        """Memberships ``[n, K]`` of the fitted points; hard ones are made from the labels on demand."""
+        if not hasattr(self, "labels_"):
+            raise AttributeError("memberships_ is there once the estimator is fitted")
+        kept: Float64Array | None = self._memberships
+        return core.one_hot(self.labels_, self.n_clusters_) if kept is None else kept
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.n_clusters_)
+
+    # -- fitting -------------------------------------------------------------------------------------------------
+
+    def _fit_rows(self, X: core.FloatArray, options: core.Options) -> tuple[core.Clustering, dict[int, float] | None]:
+        way = core.choose_algorithm(X.shape[0], X.shape[1], self.algorithm, self.mode)
+        self._check_number(len(X), "rows of X")
+        if way == "gram":
+            distances = core.distances_from_gram(gram_matrix(X))
+            result, curve = self._search(
+                lambda k: core.cluster_distances(distances, k, options), distances, np.arange(len(X))
+            )
+            return core.with_centers(result, X), curve
+        sample = core.silhouette_sample(len(X), options.seed)
+        between = core.distances_from_gram(gram_matrix(X[sample])) if self.n_clusters == "auto" else None
+        return self._search(lambda k: core.cluster_points(X, k, options, grid=way == "grid"), between, sample)
+
+    def _fit_task_points(
+        self, X: core.FloatArray, options: core.Options
+    ) -> tuple[core.Clustering, dict[int, float] | None]:
+        tasks = len(X)
+        points = self._as_points(X).reshape(-1, 2)
+        result, curve = self._fit_rows(points, options)
+        labels = result.labels.reshape(tasks, -1)
+        clusters = len(result.centers) if result.centers is not None else 0
+        shares = np.stack([np.bincount(row, minlength=clusters) for row in labels]) / labels.shape[1]
+        return (
+            replace(result, memberships=shares, labels=_argmax(shares)),
+            curve,
+        )
+
+    def _cluster_gram(
+        self, gram: Float64Array, options: core.Options
+    ) -> tuple[core.Clustering, dict[int, float] | None]:
+        if self.mode == "points":
+            raise InvalidArgumentError(
+                "mode 'points' clusters single points, which a Gram matrix of tasks does not hold"
+            )
+        if self.algorithm not in ("auto", "gram"):
+            raise InvalidArgumentError(
+                f"algorithm must be 'auto' or 'gram' to fit a Gram matrix; got {self.algorithm!r}"
+            )
+        self._check_number(len(gram), "points of the Gram matrix")
+        distances = core.distances_from_gram(gram)
+        return self._search(lambda k: core.cluster_distances(distances, k, options), distances, np.arange(len(gram)))
+
+    def _search(
+        self,
+        cluster: Callable[[int], core.Clustering],
+        squared: Float64Array | None,
+        sample: npt.NDArray[np.intp],
+    ) -> tuple[core.Clustering, dict[int, float] | None]:
+        """Cluster, for "auto" with each number in the range; return the best result and the silhouette curve."""
+        if self.n_clusters != "auto":
+            return cluster(int(self.n_clusters)), None
+        assert squared is not None
+        distinct = _core.distinct_points(squared)[0]
+        low, high = self.cluster_range
+        high = min(high, distinct - 1)
+        if high < low:
+            raise InvalidArgumentError(
+                f"n_clusters='auto' needs more distinct points than the smallest number of clusters; got {distinct} "
+                f"for cluster_range={self.cluster_range}"
+            )
+        plain = np.sqrt(squared)
+        results = {k: cluster(k) for k in range(low, high + 1)}
+        curve = {k: core.silhouette_of(plain, result.labels[sample]) for k, result in results.items()}
+        return results[max(curve, key=lambda k: curve[k])], curve
+
+    def _keep(self, result: core.Clustering, curve: dict[int, float] | None) -> FuzzyKMeans:
+        for name in ("cluster_centers_", "centroid_coefficients_", "silhouette_scores_"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.labels_ = result.labels
+        self._memberships = result.memberships
+        self.inertia_ = result.inertia
+        self.n_iter_ = result.n_iter
+        if result.centers is not None:
+            self.cluster_centers_ = result.centers
+            self.n_clusters_ = len(result.centers)
+        elif result.coefficients is not None:
+            self.centroid_coefficients_ = result.coefficients
+            self.n_clusters_ = len(result.coefficients)
+        if curve is not None:
+            self.silhouette_scores_ = curve
+        if result.found < self.n_clusters_:
+            warnings.warn(
+                f"Number of distinct clusters ({result.found}) found smaller than n_clusters ({self.n_clusters_}). "
+                "Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return self
+
+    # -- checking ------------------------------------------------------------------------------------------------
+
+    def _options(self) -> core.Options:
+        _require(self.mode in MODES, "mode", f"one of {', '.join(MODES)}", self.mode)
+        _require(self.algorithm in ALGORITHMS, "algorithm", f"one of {', '.join(ALGORITHMS)}", self.algorithm)
+        _require_real(self.fuzzifier, "fuzzifier")
+        _require(1 < self.fuzzifier < math.inf, "fuzzifier", "above 1 and finite", self.fuzzifier)
+        _require_real(self.tol, "tol")
+        _require(0 <= self.tol < math.inf, "tol", "0 or above and finite", self.tol)
+        for name in ("n_init", "max_iter"):
+            _require_integer(getattr(self, name), name)
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        if isinstance(self.n_clusters, str):
+            _require(self.n_clusters == "auto", "n_clusters", "an integer or 'auto'", self.n_clusters)
+            self._check_range()
+        else:
+            _require_integer(self.n_clusters, "n_clusters")
+            _require(self.n_clusters >= 1, "n_clusters", "at least 1", self.n_clusters)
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int64).max, dtype=np.int64)
+        return core.Options(
+            self.mode, float(self.fuzzifier), int(self.n_init), int(self.max_iter), float(self.tol), int(seed)
+        )
+
+    def _check_range(self) -> None:
+        try:
+            low, high = self.cluster_range
+        except (TypeError, ValueError):
+            raise InvalidTypeError(f"cluster_range must be a pair of integers; got {self.cluster_range!r}") from None
+        _require_integer(low, "cluster_range[0]")
+        _require_integer(high, "cluster_range[1]")
+        _require(2 <= low <= high, "cluster_range", "(low, high) with 2 <= low <= high", self.cluster_range)
+
+    def _check_number(self, n: int, what: str) -> None:
+        if self.n_clusters != "auto" and int(self.n_clusters) > n:
+            raise InvalidArgumentError(
+                f"n_clusters must be at most the number of {what}; got n_clusters={self.n_clusters}, n_samples={n}"
+            )
+
+    def _two_dimensional(self, X: Any) -> Any:
+        if isinstance(X, torch.Tensor):
+            X = as_float_array(X, "X")
+        if self.mode == "points" and getattr(X, "ndim", 2) == 3:
+            if X.shape[2] != 2:
+                raise InvalidArgumentError(f"X must be [tasks, points, 2] in mode 'points'; got shape {X.shape}")
+            X = X.reshape(len(X), -1)
+        return X
+
+    def _checked(self, X: Any, minimum: int) -> core.FloatArray:
+        try:
+            array: core.FloatArray = check_array(
+                X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=minimum, estimator=self, input_name="X"
+            )
+        except ValueError as error:
+            raise InvalidArgumentError(str(error)) from None
+        return array
+
+    def _as_points(self, X: core.FloatArray) -> core.FloatArray:
+        if X.shape[1] % 2:
+            raise InvalidArgumentError(
+                f"X must have an even number of columns in mode 'points', (x, y) pairs; got {X.shape[1]}"
+            )
+        return X.reshape(len(X), -1, 2)
+
+    def _squared_distances(self, X: Any) -> Float64Array:
+        """[n, K], or [n, P, K] for task points."""
+        check_is_fitted(self)
+        if not hasattr(self, "cluster_centers_"):
+            raise InvalidArgumentError(
+                "this estimator was fitted from a Gram matrix, which has no centres in the space of the features: "
+                "predict and transform need fit(X); labels_ and memberships_ hold the fitted points' clusters"
+            )
+        raw = self._two_dimensional(X)
+        array = self._checked(raw, minimum=1)
+        if self.mode != "points":
+            validate_data(self, raw, reset=False, skip_check_array=True)
+            return _core.center_distances(array, self.cluster_centers_, torch.get_num_threads())
+        points = self._as_points(array)
+        flat = _core.center_distances(points.reshape(-1, 2), self.cluster_centers_, torch.get_num_threads())
+        return flat.reshape(len(points), -1, self.n_clusters_)
+
+
+def checked_gram(G: npt.ArrayLike | torch.Tensor) -> Float64Array:
+    """Return a Gram matrix as float64, checked for shape, finite entries, symmetry and a diagonal without negatives."""
+    gram = as_float_array(G, "the Gram matrix").astype(np.float64, copy=False)
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
+        raise InvalidArgumentError(f"the Gram matrix must be square; got shape {gram.shape}")
+    if len(gram) < 2:
+        raise InvalidArgumentError(f"the Gram matrix must hold at least 2 points; got {len(gram)}")
+    if not np.isfinite(gram).all():
+        raise InvalidArgumentError("the Gram matrix must be finite; it holds NaN or infinity")
+    scale = float(np.abs(gram).max())
+    if np.abs(gram - gram.T).max() > 1e-8 * scale:
+        raise InvalidArgumentError(
+            f"the Gram matrix must be symmetric; got entries {np.abs(gram - gram.T).max()} apart"
+        )
+    if gram.diagonal().min() < -1e-12 * scale:
+        raise InvalidArgumentError(f"the Gram matrix must not have a negative diagonal; got {gram.diagonal().min()}")
+    return gram
+
+
+def _argmax(rows: Float64Array) -> npt.NDArray[np.int32]:
+    largest: npt.NDArray[np.int32] = rows.argmax(axis=1).astype(np.int32)
+    return largest
+
+
+def _require(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise InvalidArgumentError(f"{name} must be {rule}; got {value!r}")
+
+
+def _require_integer(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InvalidTypeError(f"{name} must be an integer; got {value!r} of type {type(value).__name__}")
+
+
+def _require_real(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidTypeError(f"{name} must be a number; got {value!r} of type {type(value).__name__}")
