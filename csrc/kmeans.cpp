@@ -122,8 +122,7 @@ void Partition::recompute() {
     ++count_[labels[i]];
   }
   for (Index i = 0; i < n_; ++i) within_[labels[i]] += sums_[labels[i] * n_ + i];
-  for (Index k = 0; k < clusters_; ++k)
-    refresh(k);
+  for (Index k = 0; k < clusters_; ++k) refresh(k);
 }
 
 // Gives each empty cluster the point that lies farthest from the mean of a cluster that can spare it.
@@ -142,8 +141,8 @@ void Partition::fill_empty() {
   }
 }
 
-// Brings the sums from the labels `before` to the present ones: point by point where few moved. Rounding that piles up
-// in the sums is wiped out after as many moves as there are points.
+// Brings the sums from the labels `before` to the present ones: point by point where few moved. Rounding that
+// piles up in the sums is wiped out after as many moves as there are points.
 void Partition::follow(const std::vector<std::int32_t>& before) {
   Index changed = 0;
   for (Index i = 0; i < n_; ++i) changed += labels[i] != before[i];
@@ -176,8 +175,8 @@ void Partition::move(Index i, Index from, Index to) {
   labels[i] = static_cast<std::int32_t>(to);
 }
 
-// One pass of moves of single points that lower the inertia, own mean and target mean both following the point;
-// whether one was made.
+// One pass of moves of single points that lower the inertia, own mean and target mean both following the
+// point; whether one was made.
 bool Partition::single_moves() {
   if (moves_ > n_) recompute();
   const double worth = 1e-13 * inertia();
@@ -207,8 +206,8 @@ bool Partition::single_moves() {
 }
 
 // Dissolves a cluster and starts one at a point far from its mean, drawn as k-means++ draws: the way out of
-// a partition that splits one true cluster and joins two others. `rank` picks the cluster: 0 for the one whose points
-// lose least, 1 for the next. Returns false if every point lies on its mean.
+// a partition that splits one true cluster and joins two others. `rank` picks the cluster: 0 for the one
+// whose points lose least, 1 for the next. Returns false if every point lies on its mean.
 bool Partition::swap(Random& random, Index rank) {
   double total = 0;
   for (Index i = 0; i < n_; ++i) total += closest_[i] = to_centroid(i, labels[i]);
@@ -260,8 +259,8 @@ struct Start {
   KMeansSummary summary;
 };
 
-// Lloyd's steps, then single-point moves, to rest or to the end of the steps allowed. The inertia is exact to rounding
-// that recompute() wipes out.
+// Lloyd's steps, then single-point moves, to rest or to the end of the steps allowed. The inertia is exact to
+// rounding that recompute() wipes out.
 KMeansSummary settle(Partition& state, const KMeansOptions& options) {
   Index steps = 0;
   bool settled = false;
@@ -305,7 +304,8 @@ void improve(Partition& state, const KMeansOptions& options, Random random, Inde
 }
 
 // Improves the best of the starts, as many as a fixed amount of work allows.
-void improve_best(std::vector<Partition>& states, Index n, const KMeansOptions& options, std::vector<Start>& starts) {
+void improve_best(std::vector<Partition>& states, Index n, const KMeansOptions& options,
+                  std::vector<Start>& starts) {
   const Index budget = std::max<Index>(100'000 / n, 10);
   const Index patience = std::min<Index>({4 * options.clusters, 100, budget});
   const Index number = std::min<Index>(budget / patience, options.starts);

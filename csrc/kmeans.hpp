@@ -29,7 +29,8 @@ struct KMeansSummary {
 };
 
 // The best of several starts (greedy k-means++ seeds, Lloyd, Hartigan and Wong 1979), improved by swaps
-// of clusters where local_search is on; clusters are numbered by their first point. Needs at least `clusters` distinct points; every cluster then has one.
+// of clusters where local_search is on; clusters are numbered by their first point. Needs at least `clusters`
+// distinct points; every cluster then has one.
 KMeansSummary kmeans_distances(const double* distances, std::int64_t n, const KMeansOptions& options,
                                std::int32_t* labels, int threads);
 

@@ -195,7 +195,8 @@ PointGrid::Totals PointGrid::assign(const std::vector<double>& centers, int thre
   const Split split(centers);
   const Index number = static_cast<Index>(split.x.size());
   std::vector<double> parts(chunks() * number * 4);
-  const int workers = cells() * number < 100'000 && n_ < 1'000'000 ? 1 : threads;  // less is done sooner alone
+  const int workers =
+      cells() * number < 100'000 && n_ < 1'000'000 ? 1 : threads;  // less is done sooner alone
 #pragma omp parallel num_threads(workers)
   {
     std::vector<std::int32_t> owner, label(1024);
