@@ -51,12 +51,13 @@ def compare(
     fuzzifier: opt.Fuzzifier = 1.07,
     snapshot_epochs: opt.SnapshotEpochs = None,
     lr: opt.LearningRate = 3e-3,
-    batch_size: opt.BatchSize = 64,
-    hidden: opt.Hidden = "64,64",
+    batch_size: opt.BatchSize = 32,
+    hidden: opt.Hidden = "128",
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     device: opt.Device = None,
     amp: opt.Amp = None,
+    threads: opt.Threads = 1,
     quiet: opt.Quiet = False,
 ) -> None:
     """Compare STG with one network, an ensemble, random groups and single-task networks, over seeds.
@@ -79,7 +80,14 @@ def compare(
         "snapshot_epochs": opt.whole_numbers("--snapshot-epochs", snapshot_epochs) if snapshot_epochs else None,
     }
     metric = opt.choice("--metric", metric, METRICS)
-    config = TrainConfig(epochs=epochs, batch_size=batch_size, lr=lr, device=device, amp=opt.precision(amp))
+    config = TrainConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        device=device,
+        amp=opt.precision(amp),
+        num_threads=threads,
+    )
     widths = opt.whole_numbers("--hidden", hidden)
     first = load_data(data, 0, test_size, val_size)
     check_place(out, device)
@@ -91,7 +99,13 @@ def compare(
         progress=False if quiet else None,
         **options,
     )
-    asked = {"hidden": list(widths), "test_size": test_size, "val_size": val_size, "amp": amp, "data": data}
+    asked = {
+        "hidden": list(widths),
+        "test_size": test_size,
+        "val_size": val_size,
+        "amp": amp,
+        "num_threads": config.num_threads,
+    }
     _finish(comparison, out, metric, {**asked, "device": str(config.torch_device)}, quiet)
 
 

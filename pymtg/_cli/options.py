@@ -28,6 +28,7 @@ __all__ = [
     "SnapshotEpochs",
     "SpecialisedEpochs",
     "TestSize",
+    "Threads",
     "ValSize",
     "choice",
     "command",
@@ -98,6 +99,14 @@ Device = Annotated[
 Amp = Annotated[
     str | None,
     typer.Option("--amp", metavar="bfloat16|float16", help="Train with mixed precision; float16 on CUDA only."),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="Threads of the CPU. One is fastest for small networks; more pay from some hundred units.",
+    ),
 ]
 TestSize = Annotated[
     float,

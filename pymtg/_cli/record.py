@@ -49,7 +49,11 @@ class RunRecord:
         return cls(
             command=command,
             data={"name": tasks.name, "spec": spec, "tasks": tasks.num_tasks, "features": tasks.num_features, **sizes},
-            settings={**settings, "snapshot_epochs": list(result.snapshot_epochs)},
+            settings={
+                **settings,
+                "snapshot_epochs": list(result.snapshot_epochs),
+                "specialised_epochs": result.specialised[0].epochs,
+            },
             monitor=trainer.config.monitor.replace("_", " "),
             result=result,
             scores=trainer.evaluate(tasks.test),

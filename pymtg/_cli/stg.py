@@ -30,8 +30,8 @@ def stg(
     snapshot_epochs: opt.SnapshotEpochs = None,
     specialised_epochs: opt.SpecialisedEpochs = None,
     lr: opt.LearningRate = 3e-3,
-    batch_size: opt.BatchSize = 64,
-    hidden: opt.Hidden = "64,64",
+    batch_size: opt.BatchSize = 32,
+    hidden: opt.Hidden = "128",
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
@@ -40,6 +40,7 @@ def stg(
     ] = False,
     device: opt.Device = None,
     amp: opt.Amp = None,
+    threads: opt.Threads = 1,
     quiet: opt.Quiet = False,
 ) -> None:
     """Train jointly, group the tasks by their data maps, train a network per group, and report.
@@ -62,6 +63,7 @@ def stg(
         "lr": lr,
         "batch_size": batch_size,
         "keep_best": keep_best,
+        "num_threads": threads,
         "seed": seed,
     }
     widths = opt.whole_numbers("--hidden", hidden)

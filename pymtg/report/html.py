@@ -72,7 +72,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _number(value: object, digits: int = 3) -> str:
+def _number(value: object, digits: int | None = 3) -> str:
+    """Return a number as text: with so many decimals, or (None) as short as five significant digits allow."""
     if isinstance(value, (bool, str)) or value is None:
         return "—" if value is None else str(value)
     if isinstance(value, (int, np.integer)):
@@ -80,7 +81,7 @@ def _number(value: object, digits: int = 3) -> str:
     number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):
         return "—"
-    return f"{number:.{digits}f}" if abs(number) < 1e4 else f"{number:.4g}"
+    return f"{number:.5g}" if digits is None else f"{number:.{digits}f}"
 
 
 def _figure_name(figure: str) -> str:
