@@ -1,0 +1,66 @@
+"""A loader whose sample ids go to a recorder, so that the loop sees the batches it always saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pymtg.errors import InvalidTypeError
+from pymtg.hooks._reading import as_ids
+
+if TYPE_CHECKING:
+    from pymtg.hooks._recorder import Recorder
+
+__all__ = ["RecordedLoader"]
+
+
+class RecordedLoader:
+    """What :meth:`Recorder.batches` returns. Attributes of the loader can be read through it."""
+
+    def __init__(self, recorder: Recorder, loader: Any) -> None:
+        self.recorder = recorder
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            ids, rest = _split(batch)
+            if self.recorder.attached:
+                self.recorder.ids(ids)
+            yield rest
+        if self.recorder.attached:
+            self.recorder.flush()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        # only what is not found here; copying and pickling ask before `loader` is set
+        if name == "loader" or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.loader, name)
+
+
+def _split(batch: Any) -> tuple[Tensor, Any]:
+    """Return the ids of a batch and the batch as it would be without them."""
+    if isinstance(batch, Mapping) and "sample_id" in batch:
+        return as_ids(batch["sample_id"]), {name: value for name, value in batch.items() if name != "sample_id"}
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        first = batch[0]
+        if isinstance(first, Tensor) and first.dim() == 1 and not first.is_floating_point():
+            return as_ids(first), batch[1:]
+    raise InvalidTypeError(
+        "loader must yield sample ids first, or under the key 'sample_id': make it of pymtg.data.with_ids(dataset); "
+        f"got {_described(batch)}"
+    )
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a {type(batch).__name__} with the keys {list(batch)}"
+    if isinstance(batch, (tuple, list)) and batch:
+        first = batch[0]
+        kind = f"{first.dtype} {list(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+        return f"a {type(batch).__name__} that starts with {kind}"
+    return type(batch).__name__

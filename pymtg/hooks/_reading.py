@@ -1,0 +1,166 @@
+"""From what a hooked module was called with, or returned, to detached logits ``[B, C]`` and labels ``[B, T]``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.tasks import TaskLayout
+
+__all__ = ["MISSING", "Part", "Reader", "as_ids", "call_arguments", "joined", "output_logits"]
+
+MISSING = -100
+"""The label that stands for "missing" in all that a reader returns."""
+
+Part = tuple[Tensor, Tensor]
+"""Logits and class numbers, of one task or of all."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Checks logits and targets of one call and brings them into the operator's form.
+
+    ``name`` is that of the (first) task; ``softmax`` marks the arguments of an ``nn.CrossEntropyLoss``.
+    """
+
+    name: str
+    num_logits: int
+    num_tasks: int
+    ignore_index: int
+    softmax: bool
+
+    def read(self, logits: Any, targets: Any) -> Part:
+        """Return detached logits ``[B, num_logits]`` and integer targets ``[B, num_tasks]``, MISSING where missing."""
+        for value, what in ((logits, "logits"), (targets, "targets")):
+            if not isinstance(value, Tensor):
+                raise InvalidTypeError(f"{what} {self._of()} must be a tensor; got {type(value).__name__}")
+        logits, targets = logits.detach(), targets.detach()
+        if self.softmax and targets.is_floating_point():
+            raise InvalidTypeError(
+                f"targets {self._of()} must be class numbers; got class probabilities ({targets.dtype}), "
+                "which have no gold label"
+            )
+        if logits.dim() == 1 and self.num_logits == 1:
+            logits = logits[:, None]
+        if targets.dim() == 1 and self.num_tasks == 1:
+            targets = targets[:, None]
+        self._check_shapes(logits, targets)
+        return logits, self._class_numbers(targets.to(logits.device))
+
+    def _check_shapes(self, logits: Tensor, targets: Tensor) -> None:
+        if logits.dim() != 2 or logits.shape[1] != self.num_logits:
+            spatial = " (one prediction per sample: spatial outputs have no data map)" if logits.dim() > 2 else ""
+            raise InvalidArgumentError(
+                f"logits {self._of()} must be [B, {self.num_logits}]; got {list(logits.shape)}{spatial}"
+            )
+        if targets.shape != (logits.shape[0], self.num_tasks):
+            raise InvalidArgumentError(
+                f"targets {self._of()} must be [{logits.shape[0]}, {self.num_tasks}]"
+                f"{f' or [{logits.shape[0]}]' if self.num_tasks == 1 else ''}; got {list(targets.shape)}"
+            )
+
+    def _class_numbers(self, targets: Tensor) -> Tensor:
+        if targets.is_floating_point():
+            targets = self._whole(targets)
+        if self.ignore_index == MISSING:
+            return targets
+        return targets.long().masked_fill(targets == self.ignore_index, MISSING)
+
+    def _whole(self, targets: Tensor) -> Tensor:
+        """Return floating-point labels as integers; NaN is a missing one."""
+        labels = targets.to(torch.int32)
+        if torch.equal(labels.to(targets.dtype), targets):
+            return labels
+        missing = torch.isnan(targets)
+        soft = ~missing & (labels.to(targets.dtype) != targets)
+        if bool(soft.any()):
+            row, column = soft.nonzero()[0].tolist()
+            raise InvalidArgumentError(
+                f"targets {self._of()} must be 0 or 1 (whole class numbers): a soft label has no gold probability; "
+                f"row {row}, column {column} holds {targets[row, column].item():g}"
+            )
+        return torch.where(missing, self.ignore_index, labels)
+
+    def _of(self) -> str:
+        return f"of task {self.name!r}" if self.num_tasks == 1 else "of the hooked module"
+
+
+def as_ids(sample_ids: Any) -> Tensor:
+    """Return sample ids as an int64 or int32 tensor ``[B]``; a sequence or array of integers is taken too."""
+    if isinstance(sample_ids, Tensor):
+        ids = sample_ids.detach()
+    elif isinstance(sample_ids, (Sequence, np.ndarray)) and not isinstance(sample_ids, (str, bytes)):
+        array = np.asarray(sample_ids)
+        ids = torch.from_numpy(array.astype(np.int64) if array.size == 0 or array.dtype.kind in "iu" else array)
+    else:
+        raise InvalidTypeError(f"sample_ids must be a tensor or a sequence of integers; got {sample_ids!r:.80}")
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise InvalidTypeError(f"sample_ids must have one of the dtypes int64, int32; got {ids.dtype}")
+    if ids.dim() != 1:
+        raise InvalidArgumentError(f"sample_ids must be [B], one per row of the batch; got {list(ids.shape)}")
+    return ids
+
+
+def call_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the first two arguments of a call ``loss(logits, targets)``, by position or by name."""
+    given = args
+    if kwargs and len(args) < 2:
+        given = tuple(inspect.signature(module.forward).bind(*args, **kwargs).arguments.values())
+    if len(given) < 2:
+        raise InvalidArgumentError(
+            f"loss_or_model must be called as loss(logits, targets) after recorder.ids(ids); {type(module).__name__} "
+            f"was called with {len(given)} argument(s). For a model that returns logits call "
+            "recorder.batch(ids, targets) instead"
+        )
+    return given[0], given[1]
+
+
+def output_logits(output: Any, layout: TaskLayout) -> Any:
+    """Return the logits in what a model returned: see :func:`pymtg.record`."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        if "logits" in output:
+            return output["logits"]
+        if all(name in output for name in layout.names):
+            return torch.cat([_column(output[name], classes) for name, classes in _tasks(layout)], dim=1)
+    elif hasattr(output, "logits"):
+        return output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        return output[0]
+    raise InvalidTypeError(
+        "loss_or_model must return logits: a tensor, a tuple that starts with one, an attribute or key 'logits', or a "
+        f"dict by task name; got {type(output).__name__}"
+    )
+
+
+def joined(parts: Mapping[str, Part], layout: TaskLayout) -> Part:
+    """Put the parts of the tasks side by side, ``[B, num_logits]`` and ``[B, T]``; absent tasks miss all labels."""
+    any_logits, any_targets = next(iter(parts.values()))
+    device = any_logits.device
+    logits, targets = [], []
+    for name, classes in _tasks(layout):
+        part = parts.get(name)
+        if part is None:
+            part = (
+                any_logits.new_zeros(any_logits.shape[0], classes),
+                torch.full(any_targets.shape, MISSING, device=device),
+            )
+        logits.append(part[0].to(device))
+        targets.append(part[1].to(device))
+    return torch.cat(logits, dim=1), torch.cat(targets, dim=1)
+
+
+def _tasks(layout: TaskLayout) -> zip[tuple[str, int]]:
+    return zip(layout.names, layout.num_classes, strict=True)
+
+
+def _column(logits: Tensor, classes: int) -> Tensor:
+    return logits.detach()[:, None] if logits.dim() == 1 and classes == 1 else logits.detach()
