@@ -154,7 +154,7 @@ def _title_panel(axes: Any, name: str, groups: GroupTable | None, task: int) -> 
         axes.set_title(plain_text(name, 24), fontsize=9, loc="left", color=INK)
         return
     group = int(groups.labels[task])
-    label = plain_text(name, 17)
+    label = plain_text(name, 15)
     axes.set_title(label, fontsize=9, loc="left", color=INK)
     axes.set_title(f"group {group}", fontsize=8, loc="right", color=group_colour(group), fontweight="bold")
 
