@@ -1,15 +1,13 @@
 """pymtg: multi-task grouping on PyTorch.
 
 Data maps recorded inside the loss, tasks clustered by their maps, specialised models trained on the groups.
-Names are loaded on first use, so that importing pymtg costs little beyond importing torch.
+Names are loaded on first use: `import pymtg` alone imports neither torch nor anything else that is slow.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
-
-import torch  # noqa: F401  before _core: one OpenMP runtime then serves both
 
 if TYPE_CHECKING:
     from pymtg._backend import available_backends, get_backend, set_backend
