@@ -29,9 +29,9 @@ def stg(
     fuzzifier: opt.Fuzzifier = 1.07,
     snapshot_epochs: opt.SnapshotEpochs = None,
     specialised_epochs: opt.SpecialisedEpochs = None,
-    lr: opt.LearningRate = 3e-3,
+    lr: opt.LearningRate = 1e-3,
     batch_size: opt.BatchSize = 32,
-    hidden: opt.Hidden = "128",
+    hidden: opt.Hidden = "128,128",
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
