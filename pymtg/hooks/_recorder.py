@@ -273,13 +273,13 @@ class Recorder:
         """Take what a hooked module was called with, or returned."""
         if not (self._on() and module.training):
             return
-        if getattr(module, "_is_replica", False):
-            raise RecordingError(
-                "the hooked module runs as a replica inside nn.DataParallel, on a part of the batch; hook the "
-                "nn.DataParallel module, or the loss"
-            )
-        if module is not source.module:
-            return  # a shallow copy shares the table of hooks
+        if module is not source.module:  # a replica or a shallow copy shares the table of hooks
+            if getattr(module, "_is_replica", False):
+                raise RecordingError(
+                    "the hooked module runs as a replica inside nn.DataParallel, on a part of the batch; hook the "
+                    "nn.DataParallel module, or the loss"
+                )
+            return
         if output is None:
             self.discard()  # the forward raised
             return
@@ -342,10 +342,14 @@ class _Hook:
     def __init__(self, recorder: Recorder | None = None, source: Source | None = None) -> None:
         self.recorder, self.source = recorder, source
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.recorder is not None and self.source is not None:
-            self.recorder._see(self.source, module, args, kwargs, output)
+            # Never traced into a graph; the wrapper that sees to it costs microseconds, so eager calls go without.
+            see = _untraced if torch.compiler.is_compiling() else Recorder._see
+            see(self.recorder, self.source, module, args, kwargs, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_Hook, ())
+
+
+_untraced = torch.compiler.disable(Recorder._see)  # type: ignore[no-untyped-call]
