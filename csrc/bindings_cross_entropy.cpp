@@ -84,7 +84,7 @@ bool all_ones(uintptr_t values, int64_t n) {
 
 void register_cross_entropy(py::module_& m) {
   py::class_<LayoutPlan>(m, "LayoutPlan", "A task layout prepared for the kernels.")
-      .def(py::init<const std::vector<int64_t>&, std::vector<float>, std::vector<float>>(),
+      .def(py::init<const std::vector<int64_t>&, std::vector<double>, std::vector<double>>(),
            py::arg("num_classes"), py::arg("pos_weight"), py::arg("class_weight"));
   m.def("cross_entropy_forward_float", &forward<float>);
   m.def("cross_entropy_forward_double", &forward<double>);

@@ -212,10 +212,12 @@ int64_t record_held(const ForwardArgs<Scalar>& args, const PlanView& plan, const
 
 }  // namespace
 
-LayoutPlan::LayoutPlan(const std::vector<int64_t>& num_classes, std::vector<float> pos_weight,
-                       std::vector<float> class_weight)
-    : pos_weight_(std::move(pos_weight)),
-      class_weight_(std::move(class_weight)),
+LayoutPlan::LayoutPlan(const std::vector<int64_t>& num_classes, std::vector<double> pos_weight,
+                       std::vector<double> class_weight)
+    : exact_pos_weight_(std::move(pos_weight)),
+      exact_class_weight_(std::move(class_weight)),
+      pos_weight_(exact_pos_weight_.begin(), exact_pos_weight_.end()),
+      class_weight_(exact_class_weight_.begin(), exact_class_weight_.end()),
       strip_columns_(kStripColumns) {
   offsets_.push_back(0);
   for (int64_t classes : num_classes) {
@@ -248,6 +250,8 @@ PlanView LayoutPlan::view() const {
           labels_.data(),
           pos_weight_.empty() ? nullptr : pos_weight_.data(),
           class_weight_.empty() ? nullptr : class_weight_.data(),
+          exact_pos_weight_.empty() ? nullptr : exact_pos_weight_.data(),
+          exact_class_weight_.empty() ? nullptr : exact_class_weight_.data(),
           segments_.data(),
           static_cast<int64_t>(segments_.size()),
           strip_columns_};

@@ -26,11 +26,13 @@ struct Segment {
 // A task layout as the kernels see it: plain pointers, since the hot sources use no std:: template.
 struct PlanView {
   int64_t num_tasks, num_logits;
-  const int64_t* offsets;     // [T + 1]
-  const int32_t* labels;      // [T] number of valid labels: 2 for one logit, else C_t
-  const float* pos_weight;    // [T] or null
-  const float* class_weight;  // [num_logits] or null
-  const Segment* segments;    // in the order of the tasks
+  const int64_t* offsets;          // [T + 1]
+  const int32_t* labels;           // [T] number of valid labels: 2 for one logit, else C_t
+  const float* pos_weight;         // [T] or null
+  const float* class_weight;       // [num_logits] or null
+  const double* exact_pos_weight;  // the same as they were given
+  const double* exact_class_weight;
+  const Segment* segments;  // in the order of the tasks
   int64_t num_segments;
   int64_t strip_columns;  // columns that a strip of the lanes path may hold
 };
@@ -38,14 +40,15 @@ struct PlanView {
 class LayoutPlan {
  public:
   // Empty weights mean ones.
-  LayoutPlan(const std::vector<int64_t>& num_classes, std::vector<float> pos_weight,
-             std::vector<float> class_weight);
+  LayoutPlan(const std::vector<int64_t>& num_classes, std::vector<double> pos_weight,
+             std::vector<double> class_weight);
   PlanView view() const;
   bool has_lanes() const;
 
  private:
   std::vector<int64_t> offsets_;
   std::vector<int32_t> labels_;
+  std::vector<double> exact_pos_weight_, exact_class_weight_;
   std::vector<float> pos_weight_, class_weight_;
   std::vector<Segment> segments_;
   int64_t strip_columns_;

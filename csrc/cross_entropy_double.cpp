@@ -20,7 +20,8 @@ TaskResult binary_task(double x, bool positive, double& slope) {
   const bool agrees = z >= 0;
   const double q = agrees ? smaller : larger;
   slope = positive ? -q : q;
-  return {(agrees ? 0 : -z) + std::log1p(e), agrees ? larger : smaller, (x > 0) == positive};
+  const double linear = (positive ? 0.0 : 1.0) * x - (x < 0 ? x : 0.0);
+  return {linear + std::log1p(e), agrees ? larger : smaller, (x > 0) == positive};
 }
 
 TaskResult softmax_task(const double* x, int64_t num_classes, int64_t y, double* probabilities) {
@@ -47,12 +48,12 @@ void one_task(const RowsArgs<double>& a, int64_t row, int64_t task, std::vector<
     return;
   }
   double weight = 1;
-  if (num_classes == 1 && plan.pos_weight != nullptr && y == 1) weight = plan.pos_weight[task];
-  if (num_classes > 1 && plan.class_weight != nullptr) weight = plan.class_weight[column + y];
+  if (num_classes == 1 && plan.exact_pos_weight != nullptr && y == 1) weight = plan.exact_pos_weight[task];
+  if (num_classes > 1 && plan.exact_class_weight != nullptr) weight = plan.exact_class_weight[column + y];
 
   TaskResult result;
   if (num_classes == 1) {
-    result = binary_task(x[0] + (x[0] - x[0]), y == 1, scratch[0]);
+    result = binary_task(x[0], y == 1, scratch[0]);
   } else {
     result = softmax_task(x, num_classes, y, scratch.data());
     scratch[static_cast<std::size_t>(y)] -= 1;

@@ -10,14 +10,16 @@ namespace {
 
 constexpr int32_t kMissingGold = 0x7fc00000;  // NaN
 constexpr int32_t kSign = INT32_MIN;
+// One running sum over thousands of classes would lose the small ones among them.
+constexpr int64_t kClassesPerSum = 32;
 
 struct BinaryResult {
-  VF loss, slope;  // slope: d loss / d logit
+  VF loss, slope;  // slope: d loss / d logit, of the whole loss
   VI gold;         // bits of the gold probability, sign set where the prediction is right
 };
 
-// Logistic loss of the logit x against y in {0, 1}. With e = exp(-|x|) nothing overflows, and 1 - p is e / (1
-// + e) without a subtraction.
+// Logistic loss of the logit x against y in {0, 1}, but for its linear part. With e = exp(-|x|) nothing
+// overflows, and 1 - p is e / (1 + e) without a subtraction.
 PYMTG_INLINE BinaryResult binary(VF x, VI y) {
   const VI positive = y > 0;
   const VF z = positive ? x : -x;
@@ -28,11 +30,21 @@ PYMTG_INLINE BinaryResult binary(VF x, VI y) {
   const VF p = agrees ? larger : smaller;
   const VF q = agrees ? smaller : larger;
   const VI hit = positive ? (x > 0.0f) : ~(x > 0.0f);
-  return {(agrees ? VF{} : -z) + log1p_unit(e), positive ? -q : q, as_int(p) | (hit & kSign)};
+  return {log1p_unit(e), positive ? -q : q, as_int(p) | (hit & kSign)};
 }
 
-// Infinite logits make torch's losses NaN; adding x - x does the same and changes nothing else.
-PYMTG_INLINE VF nan_if_infinite(VF x) { return x + (x - x); }
+// The linear part of a one-logit task's loss, max(-z, 0) with z the logit of the gold class. In the form that
+// torch has it, infinite logits give what they give there: NaN, or infinity for a positive one against 0.
+PYMTG_INLINE VF linear_part_of_one(VF x, VI y) {
+  const VF is_zero = (y > 0) ? VF{} : splat(1.0f);
+  return is_zero * x - (x < 0.0f ? x : VF{});
+}
+
+// That of two logits with difference x: a softmax with a class at minus infinity has a loss.
+PYMTG_INLINE VF linear_part_of_two(VF x, VI y) {
+  const VF z = (y > 0) ? x : -x;
+  return z >= 0.0f ? VF{} : -z;
+}
 
 PYMTG_INLINE void prefetch_state(int32_t* row, int64_t task, int64_t num_tasks) {
   __builtin_prefetch(row + task, 1, 2);
@@ -61,11 +73,12 @@ PYMTG_INLINE VI row_vector(const RowsArgs<float>& a, int64_t row, int64_t task, 
       weight = (y > 0) ? odds(wl, wh) : evens(wl, wh);
     }
   } else {
-    x = nan_if_infinite(load_some<VF>(from, n));
+    x = load_some<VF>(from, n);
     if (Weighted) weight = (y > 0) ? load_some<VF>(plan.pos_weight + task, n) : splat(1.0f);
   }
   const BinaryResult r = binary(x, y);
-  const VF loss = valid ? r.loss * weight : VF{};
+  const VF linear = Two ? linear_part_of_two(x, y) : linear_part_of_one(x, y);
+  const VF loss = valid ? (linear + r.loss) * weight : VF{};
   float* sums = a.loss_sums + task;
   store(sums, load<VF>(sums) + loss);
   if (a.gradient != nullptr) {
@@ -131,10 +144,15 @@ PYMTG_INLINE VF softmax_task(float* x, int64_t num_classes, VI y, VI valid, cons
     chosen = (y == index) ? v : chosen;
   }
   VF total{};
-  for (int64_t c = 0; c < num_classes; ++c) {
-    const VF e = exp_neg(load<VF>(x + c * kLanes) - top);
-    total += e;
-    store(x + c * kLanes, e);
+  for (int64_t first = 0; first < num_classes; first += kClassesPerSum) {
+    const int64_t end = first + kClassesPerSum < num_classes ? first + kClassesPerSum : num_classes;
+    VF part{};
+    for (int64_t c = first; c < end; ++c) {
+      const VF e = exp_neg(load<VF>(x + c * kLanes) - top);
+      part += e;
+      store(x + c * kLanes, e);
+    }
+    total += part;
   }
   VF weight = splat(1.0f);
   if (Weighted && class_weight != nullptr) {
@@ -160,17 +178,19 @@ template <bool Weighted>
 PYMTG_INLINE VF binary_task(const RowsArgs<float>& a, float* x, int64_t task, bool two, VI y, VI valid,
                             VI& gold) {
   const PlanView& plan = a.plan;
-  VF logit, weight = splat(1.0f);
+  VF logit, linear, weight = splat(1.0f);
   if (two) {
     const VF x0 = load<VF>(x), x1 = load<VF>(x + kLanes);
     const VF top = vmax(x0, x1);
     logit = (x1 - x0) + (top - top);
+    linear = linear_part_of_two(logit, y);
     if (Weighted && plan.class_weight != nullptr) {
       const float* w = plan.class_weight + plan.offsets[task];
       weight = (y > 0) ? splat(w[1]) : splat(w[0]);
     }
   } else {
-    logit = nan_if_infinite(load<VF>(x));
+    logit = load<VF>(x);
+    linear = linear_part_of_one(logit, y);
     if (Weighted && plan.pos_weight != nullptr) weight = (y > 0) ? splat(plan.pos_weight[task]) : splat(1.0f);
   }
   const BinaryResult r = binary(logit, y);
@@ -178,7 +198,7 @@ PYMTG_INLINE VF binary_task(const RowsArgs<float>& a, float* x, int64_t task, bo
   const VF g = valid ? r.slope * (weight * a.scale[task]) : VF{};
   store(x, two ? -g : g);
   if (two) store(x + kLanes, g);
-  return valid ? r.loss * weight : VF{};
+  return valid ? (linear + r.loss) * weight : VF{};
 }
 
 // Tasks first..end, whose columns fit the scratch, for up to kLanes rows.

@@ -85,7 +85,8 @@ def record(
         state.rejected.add_(refused.sum())
         keep = ~refused
         gold, right, valid, sample_ids = gold[keep], right[keep], valid[keep], sample_ids[keep]
-    signed = torch.where(right, -gold.float(), gold.float())
+    gold = gold.float().abs()  # the sign of a zero would be read as "right"
+    signed = torch.where(right, -gold, gold)
     signed = torch.where(valid, signed, torch.nan).contiguous()
     sample_ids = sample_ids.long().contiguous()
     outcome = _core.record(

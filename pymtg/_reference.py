@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pymtg import _words
@@ -92,7 +93,7 @@ def cross_entropy(
     if need_gradient:
         scale = torch.where(valid, label_weight / count, 0.0)
         scale = scale if weights is None else scale * weights
-        gradient = torch.where(valid[:, columns.task], slope * scale[:, columns.task], 0.0)
+        gradient = torch.where(valid[:, columns.task], slope * scale[:, columns.task], 0.0).contiguous()
     if state is not None and sample_ids is not None:
         record(state, gold.float(), right, valid, sample_ids, ~torch.isfinite(per_row).all(1))
     return losses, gradient
@@ -106,33 +107,30 @@ def scale_gradient(gradient: Tensor, upstream: Tensor, layout: TaskLayout) -> Te
 def _gold(x: Tensor, y: Tensor, columns: Columns) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gold probability and its logarithm [B, T], d(-log gold)/d logits [B, C], whether the argmax is the gold class.
 
-    A one-logit task is a softmax over (0, logit): its column is joined by a column of zeros. An infinite logit gives
-    NaN for it, as in torch's losses.
+    A softmax over every task's columns, then what a one-logit task has in its place: the logistic loss as torch
+    writes it, so that infinite logits give the same there and here.
     """
     rows, tasks = y.shape
-    single = columns.single[columns.task]
-    x = torch.where(single, x + (x - x), x)
-    zeros_of = torch.where(columns.single, 0.0, -torch.inf).to(x.dtype).expand(rows, tasks)
-    task_of = columns.task.expand(rows, -1)
-    top = zeros_of.scatter_reduce(1, task_of, x, "amax")
+    single, task_of = columns.single, columns.task.expand(rows, -1)
+    at = columns.first + torch.where(single, 0, y)
+    top = x.new_full((rows, tasks), -torch.inf).scatter_reduce(1, task_of, x, "amax")
     shifted = x - top.gather(1, task_of)
-    e, e_zero = shifted.exp(), (zeros_of - top).exp()
-    total = e_zero.scatter_add(1, task_of, e)
-    at = columns.first + torch.where(columns.single, 0, y)
+    e = shifted.exp()
+    # In float64: one running sum over thousands of classes would lose the small ones among them.
+    total = e.new_zeros((rows, tasks), dtype=torch.float64).scatter_add(1, task_of, e.double()).to(x.dtype)
     chosen = shifted.gather(1, at)
-    chosen = torch.where(columns.single & (y == 0), zeros_of - top, chosen)
-    is_gold = torch.zeros_like(x).scatter_(1, at, torch.where(columns.single & (y == 0), 0.0, 1.0).to(x.dtype))
-    probabilities = e / total.gather(1, task_of)
+    logit, label = x.gather(1, columns.first.expand(rows, -1)), y.to(x.dtype)
+    logistic = F.logsigmoid(logit) - (1 - label) * logit
+    log_gold = torch.where(single, logistic, chosen - total.log())
+    gold = torch.where(single, torch.sigmoid(torch.where(y == 1, logit, -logit)), chosen.exp() / total)
     # The first of equal maxima is the prediction; a one-logit task predicts 1 for a positive logit only.
     position = torch.arange(x.shape[1], device=x.device).expand(rows, -1)
     at_top = torch.where(shifted == 0, position, x.shape[1])
     first_top = torch.full_like(y, x.shape[1]).scatter_reduce(1, task_of, at_top, "amin")
-    positive = torch.gather(x, 1, columns.first.expand(rows, -1)) > 0
-    right = torch.where(columns.single, positive == (y == 1), first_top == at)
-    log_gold = chosen - total.log()
-    slope = probabilities - is_gold
-    gold = torch.where(torch.isnan(log_gold), log_gold, chosen.exp() / total)
-    return gold, log_gold, slope, right
+    right = torch.where(single, (logit > 0) == (y == 1), first_top == at)
+    probabilities = torch.where(single[columns.task], torch.sigmoid(x), e / total.gather(1, task_of))
+    is_gold = torch.zeros_like(x).scatter_(1, at, torch.where(single, label, 1.0))
+    return gold, log_gold, probabilities - is_gold, right
 
 
 def _label_weights(y: Tensor, columns: Columns, layout: TaskLayout, dtype: torch.dtype) -> Tensor:
@@ -162,6 +160,7 @@ def record(
         state.rejected.add_(refused.sum())
         keep = ~refused
         gold, right, valid, sample_ids = gold[keep], right[keep], valid[keep], sample_ids[keep]
+    sample_ids = sample_ids.long()
     occurrence = _occurrences(sample_ids)
     for k in range(int(occurrence.max()) + 1 if occurrence.numel() else 0):
         rows = occurrence == k
@@ -189,8 +188,8 @@ def _record_distinct(state: MapState, p: Tensor, right: Tensor, valid: Tensor, i
         n = (state.counts[ids].int() + valid).clamp(max=_words.MOST_MISSING_COUNTED)
         state.counts[ids] = n.to(state.counts.dtype)
     else:
-        new_counts = state.counts[ids] + 1
-        state.counts[ids] = new_counts
+        new_counts = (state.counts[ids].long() + 1).clamp(max=_words.MOST_COMPLETE_COUNTED)
+        state.counts[ids] = new_counts.to(state.counts.dtype)
         n = new_counts[:, None]
     inverse = 1.0 / n.clamp(min=1).float()
     delta = p - mean

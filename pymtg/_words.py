@@ -15,6 +15,7 @@ VALUE_BITS = 26
 VALUE_MASK = (1 << VALUE_BITS) - 1
 MOST_COUNTED = 4095
 """Right predictions are counted over the first 4,095 observations of a sample."""
+MOST_COMPLETE_COUNTED = 2**31 - 1
 MOST_MISSING_COUNTED = 32767
 """Where labels may be missing, counts of observations stop here and Welford's weights stay at 1 / 32,767."""
 

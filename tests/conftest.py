@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from _settings import BACKENDS, new_seed
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """Random numbers that are fresh in every run; pytest shows the seed where a test fails."""
+    seed = new_seed()
+    print(f"PYMTG_TEST_SEED={seed}")
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def poisoned():
+    """Uninitialised memory is NaN or the largest integer: what a kernel forgets to write shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Small tensors are slower on many threads, and far slower on a busy machine; tests that need threads ask."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
