@@ -1,0 +1,210 @@
+"""Write the tables in README.md and docs/performance.md from the JSON files in benchmarks/results.
+
+``python benchmarks/make_tables.py`` rewrites what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``;
+``--check`` only says, by its exit status, whether they are up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MISSING = "*not measured*\n"
+
+
+def rows_to_markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def load(name: str) -> Any | None:
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def machine(document: dict[str, Any]) -> str:
+    cpu = document["machine_info"]["cpu"]
+    first = document["benchmarks"][0]["extra_info"]
+    isa, torch = first["instruction_set"], first.get("torch")
+    parts = [f"{cpu['brand_raw']}, {cpu['count']} cores, {isa}"] + ([f"torch {torch}"] if torch else [])
+    return f"\n{', '.join(parts)}; {document['datetime'][:10]}.\n"
+
+
+def ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:.3g}"
+
+
+def times(factor: float | None) -> str:
+    return "" if factor is None else f"{factor:.3g}x"
+
+
+def mb(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def loss_table() -> str:
+    """Speed of the loss against its peers: milliseconds and paired ratios."""
+    document = load("loss.json")
+    if document is None:
+        return MISSING
+    header = ["tasks x logits", "pymtg", "pymtg + map", "recording adds", "best eager + map", "best compile + map"]
+    header += ["loop + map", "against eager", "against compile", "against the loop"]
+    rows = []
+    for benchmark in document["benchmarks"]:
+        info = benchmark["extra_info"]
+        medians, ratios, forms = info["median_seconds"], info["speedup_recording"], info["best_forms"]
+        rows.append(
+            [
+                benchmark["group"],
+                ms(medians["pymtg"]),
+                ms(medians["pymtg + map"]),
+                f"{info['recording_costs']:.0%}",
+                ms(medians[forms["eager + map"]]),
+                ms(medians[forms["compile + map"]]),
+                ms(medians.get("loop + map")),
+                times(ratios["eager + map"]),
+                times(ratios["compile + map"]),
+                times(ratios.get("loop + map")),
+            ]
+        )
+    return rows_to_markdown(header, rows) + machine(document)
+
+
+def loss_plain_table() -> str:
+    """The loss without a map on both sides; with a map against the best eager form without one; peak memory."""
+    document = load("loss.json")
+    if document is None:
+        return MISSING
+    header = ["tasks x logits", "pymtg", "best eager", "best compile", "against eager", "against compile"]
+    header += [
+        "pymtg + map against eager without",
+        "peak MB: pymtg + map",
+        "eager + map",
+        "compile + map",
+        "loop + map",
+    ]
+    rows = []
+    for benchmark in document["benchmarks"]:
+        info = benchmark["extra_info"]
+        medians, forms, peaks = info["median_seconds"], info["best_forms"], info["peak_mb"]
+        plain = info["speedup_not_recording"]
+        rows.append(
+            [
+                benchmark["group"],
+                ms(medians["pymtg"]),
+                ms(medians[forms["eager"]]),
+                ms(medians[forms["compile"]]),
+                times(plain["eager"]),
+                times(plain["compile"]),
+                times(info["speedup_recording"]["eager"]),
+                mb(peaks["pymtg + map"]),
+                mb(peaks[forms["eager + map"]]),
+                mb(peaks[forms["compile + map"]]),
+                mb(peaks.get("loop + map")),
+            ]
+        )
+    return rows_to_markdown(header, rows) + machine(document)
+
+
+def kmeans_table() -> str:
+    """k-means end to end from the features against scikit-learn."""
+    document = load("kmeans.json")
+    if document is None:
+        return MISSING
+    header = ["points x features, K, starts", "pymtg s", "scikit-learn s", "speed-up", "inertia, worst seed", "peak MB"]
+    header += ["scikit-learn peak MB"]
+    rows = []
+    for benchmark in document["benchmarks"]:
+        info = benchmark["extra_info"]
+        rows.append(
+            [
+                f"{info['n']:,} x {info['dims']:,}, {info['clusters']}, {info['starts']}",
+                f"{benchmark['stats']['median']:.3g}",
+                f"{info['scikit_learn_seconds']:.3g}",
+                times(info["scikit_learn_seconds"] / benchmark["stats"]["median"]),
+                f"{max(info['inertia_ratios']):.4f}",
+                mb(info["peak_mb"]),
+                mb(info["scikit_learn_peak_mb"]),
+            ]
+        )
+    return rows_to_markdown(header, rows) + machine(document)
+
+
+LABELS = {
+    "stg_soft": "STG, soft",
+    "stg_hard": "STG, hard",
+    "stg_joint": "STG, joint start",
+    "mtl": "MTL",
+    "ensemble": "ensemble of K MTL",
+    "random_groups": "random groups",
+    "stl": "STL",
+}
+
+
+def quality_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], str]:
+    """Scores of a `pymtg compare` run: mean over tasks and seeds with its standard error, a column per view."""
+
+    def build() -> str:
+        document = load(f"{name}/comparison.json")
+        if document is None:
+            return MISSING
+        views = document["views"]
+        header = ["method", *(view["title"] for view in views.values())]
+        header += ["parameters", "epochs in all", "seconds"]
+        first = next(iter(views.values()))["methods"]
+        rows = []
+        for method in first:
+            row = [LABELS.get(method, method)]
+            for view in views.values():
+                summary = view["methods"][method]["metrics"][metric]
+                highest = max(other["metrics"][metric]["mean"] for other in view["methods"].values())
+                text = f"{summary['mean']:.4f} ± {summary['stderr']:.4f}"
+                row.append(f"**{text}**" if summary["mean"] == highest else text)
+            row += [f"{first[method]['parameters']['mean']:,.0f}", f"{first[method]['epochs']['mean']:.0f}"]
+            rows.append([*row, f"{first[method]['seconds']['mean']:.1f}"])
+        seeds, groups = len(document["seeds"]), document["num_groups"]
+        note = f"\n{metric.replace('_', ' ').capitalize()}, K = {groups}, {seeds} seeds; bold is the highest of its column. "
+        note += "Parameters, epochs and seconds are those of the first column.\n"
+        return rows_to_markdown(header, rows) + note
+
+    return build
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "loss": loss_table,
+    "loss-plain": loss_plain_table,
+    "kmeans": kmeans_table,
+    "digits": quality_table("compare-digits"),
+    "scene": quality_table("compare-scene", "roc_auc"),
+    "yeast": quality_table("compare-yeast", "roc_auc"),
+}
+
+
+def filled(text: str) -> str:
+    def replace(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}{match[4]}"
+
+    return re.sub(r"(<!-- table: ([\w-]+) -->)\n(.*?)(<!-- end -->)", replace, text, flags=re.S)
+
+
+def main() -> int:
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        before = path.read_text()
+        after = filled(before)
+        if before != after:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(after)
+    print("out of date: " + ", ".join(stale) if stale else "up to date")
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
