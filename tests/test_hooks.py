@@ -240,6 +240,20 @@ def test_a_loader_that_gives_the_ids_by_itself():
     assert pickle.loads(pickle.dumps(loader.dataset))[3][0] == 3
 
 
+def test_a_model_whose_ids_come_from_the_loader():
+    inputs, labels = data(ONE)
+    model = network(ONE)
+    recorder = pymtg.record(model, ONE, M)
+    loader = recorder.batches(DataLoader(with_ids(TensorDataset(inputs, labels)), batch_size=6))
+    with recorder:
+        for x, y in loader:
+            recorder.targets(y)
+            model(x)
+        with pytest.raises(RecordingError, match="no sample ids for these targets"):
+            recorder.targets(y)
+    assert recorder.data_map.count.unique().tolist() == [1]
+
+
 def test_a_loader_of_dicts_and_one_without_ids():
     samples = [{"x": torch.zeros(2), "y": 1} for _ in range(4)]
     recorder = pymtg.record(nn.CrossEntropyLoss(), ONE, M)

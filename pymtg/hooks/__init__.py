@@ -62,7 +62,8 @@ def record(
           end of the loader, detach or flush) count as missing in it. With a map of complete labels that is an error.
         - Any other module called as ``loss(logits [B, num_logits], targets [B, T])``.
         - A model whose output is the logits ``[B, num_logits]``: a tensor, the first entry of a tuple, an attribute or
-          key ``logits``, or a dict of logits by task name. The loop's line is then ``recorder.batch(ids, targets)``.
+          key ``logits``, or a dict of logits by task name. The loop's line is then ``recorder.batch(ids, targets)``
+          (or ``recorder.targets(targets)`` where :meth:`Recorder.batches` gives the ids).
         - None: nothing is hooked, for :meth:`Recorder.record` alone.
     layout
         The tasks.

@@ -156,9 +156,20 @@ class Recorder:
         `targets` are ``[B, T]`` class numbers (``[B]`` for one task), on any device; 0/1 labels may be floating-point.
         Raises what :meth:`ids` raises, and InvalidArgumentError if a loss is hooked that gets targets of its own.
         """
+        self._open(_Batch(as_ids(sample_ids)))
+        self.targets(targets)
+
+    def targets(self, targets: Tensor) -> None:
+        """Give the labels of the batch at hand for a hooked *model*, where its ids came from :meth:`batches`.
+
+        Raises InvalidArgumentError if a loss is hooked that gets targets of its own, RecordingError if no ids came.
+        """
         if not all(source.takes_targets for source in self._sources):
+            self.discard()
             raise InvalidArgumentError("targets belong to a hooked model; a hooked loss has its own: call ids(ids)")
-        self._open(_Batch(as_ids(sample_ids), targets))
+        if self._batch is None:
+            raise RecordingError("there are no sample ids for these targets: call recorder.batch(ids, targets)")
+        self._batch.targets = targets
 
     def batches(self, loader: Any) -> RecordedLoader:
         """Return `loader` with the ids taken out of its batches and given to :meth:`ids`.
@@ -166,7 +177,8 @@ class Recorder:
         The loop stays as it was: ``for x, y in recorder.batches(loader)``. The loader is one over
         :func:`pymtg.data.with_ids` (batches ``(ids, ...)``, or dicts with ``"sample_id"``); what is left of a batch
         keeps its type. Wrap last: whatever reads batches ahead would leave the ids behind. Detached, it only takes the
-        ids out. The end of the loader calls :meth:`flush`.
+        ids out. The end of the loader calls :meth:`flush`. Where a model is hooked, the loop
+        still says :meth:`targets`.
         """
         return RecordedLoader(self, loader)
 
