@@ -1,14 +1,14 @@
 """What a user would write instead of the fused loss: each form returns the per-task losses of one batch.
 
-Shapes as in pymtg: logits [B, num_logits], targets [B, T] int64, complete labels. With `ids`, each form also keeps a data
-map up to date (mean and sum of squared deviations by Welford's update; duplicate ids overwrite each other in all of them,
-as indexed assignment does).
+Shapes as in pymtg: logits [B, num_logits], targets [B, T] int64, complete labels. With `ids`, each form also keeps a
+data map up to date (mean and sum of squared deviations by Welford's update; duplicate ids overwrite each other in all
+of them, as indexed assignment does).
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from pymtg import TaskLayout
 

@@ -12,8 +12,8 @@ from pathlib import Path
 def paired_seconds(calls: dict[str, Callable[[], object]], rounds: int, most_seconds: float) -> dict[str, list[float]]:
     """Time all calls in turn, round after round, so that a machine that changes speed changes it for all.
 
-    Returns the seconds of one call per round. A call is repeated within a round until it took 2 ms; calls that take more
-    than `most_seconds` / `rounds` get fewer rounds, at least three.
+    Returns the seconds of one call per round. A call is repeated within a round until it took 2 ms; calls that take
+    more than `most_seconds` / `rounds` get fewer rounds, at least three.
     """
     repeats, left = {}, {}
     for name, call in calls.items():
@@ -43,7 +43,7 @@ def paired_ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def peak_mb(call: Callable[[], object]) -> float | None:
-    """Return by how many MB the resident set rose above its level before the call; None where the kernel does not say."""
+    """Return by how many MB the resident set rose during the call; None where the kernel does not say."""
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark

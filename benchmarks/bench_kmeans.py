@@ -1,7 +1,8 @@
 """FuzzyKMeans against scikit-learn's KMeans, end to end from the features, answers compared.
 
 ``pytest benchmarks/bench_kmeans.py --benchmark-json=FILE`` runs the full sizes: scikit-learn takes some ten minutes.
-``PYMTG_BENCH_SCALE=0.05`` shrinks the number of features (of points in the plane); speed-ups are asserted at full size only.
+``PYMTG_BENCH_SCALE=0.05`` shrinks the number of features (of points in the plane); speed-ups are asserted at full size
+only.
 ``PYMTG_BENCH_SEEDS=3`` compares the inertia on more seeds. Peak memory is what the process's resident set rose
 above its level before the fit (the kernel's high-water mark, reset before it), so without the data itself.
 """

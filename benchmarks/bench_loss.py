@@ -1,4 +1,4 @@
-"""The fused loss, with and without recording, against the forms that a user would write: forward and backward to logits.
+"""The fused loss, with and without recording, against what a user would write: forward and backward to logits.
 
 ``pytest benchmarks/bench_loss.py --benchmark-json=FILE``. All forms of one shape are timed in turn, round after round;
 figures are medians, ratios are medians of the rounds' ratios. Every form's losses and gradients are checked first.

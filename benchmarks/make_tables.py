@@ -169,7 +169,7 @@ def quality_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], 
             row += [f"{first[method]['parameters']['mean']:,.0f}", f"{first[method]['epochs']['mean']:.0f}"]
             rows.append([*row, f"{first[method]['seconds']['mean']:.1f}"])
         seeds, groups = len(document["seeds"]), document["num_groups"]
-        note = f"\n{metric.replace('_', ' ').capitalize()}, K = {groups}, {seeds} seeds; bold is the highest of its column. "
+        note = f"\n{metric.replace('_', ' ').capitalize()}, K = {groups}, {seeds} seeds; bold is a column's highest. "
         note += "Parameters, epochs and seconds are those of the first column.\n"
         return rows_to_markdown(header, rows) + note
 
