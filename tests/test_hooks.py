@@ -235,7 +235,8 @@ def test_a_loader_that_gives_the_ids_by_itself():
         epoch()
         epoch()
     epoch()  # detached: the loop still runs
-    expected = fused_map([(inputs[:, :4], labels, torch.arange(M))] * 2, BINARY)
+    batches = [(inputs[ids, :4], labels[ids], ids) for ids in torch.arange(M).split(6)]
+    expected = fused_map(batches * 2, BINARY)
     assert_same_map(recorder.data_map, expected)
     assert pickle.loads(pickle.dumps(loader.dataset))[3][0] == 3
 
