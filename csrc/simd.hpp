@@ -60,12 +60,25 @@ PYMTG_INLINE void store(S* to, V v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-// Copy n < kLanes <= 16 elements of four bytes without a call or a loop: n is the same for a whole run of
-// rows, so the branches are predicted.
+// The first n <= kLanes elements of four bytes, zeros for the rest; nothing is touched beyond them.
+#if defined(__AVX512F__)
+PYMTG_INLINE __mmask16 first_lanes(int64_t n) {
+  return static_cast<__mmask16>(n >= kLanes ? 0xffff : (1 << n) - 1);
+}
+template <class V, class S>
+PYMTG_INLINE V load_some(const S* from, int64_t n) {
+  return (V)_mm512_maskz_loadu_epi32(first_lanes(n), from);
+}
+template <class V, class S>
+PYMTG_INLINE void store_some(S* to, V v, int64_t n) {
+  _mm512_mask_storeu_epi32(to, first_lanes(n), (__m512i)v);
+}
+#else
+// Copy n < kLanes <= 8 elements without a call or a loop: n is the same for a whole run of rows, so the
+// branches are predicted.
 PYMTG_INLINE void copy_some(void* to, const void* from, int64_t n) {
   char* t = static_cast<char*>(to);
   const char* f = static_cast<const char*>(from);
-  if (n & 8) std::memcpy(t, f, 32), t += 32, f += 32;
   if (n & 4) std::memcpy(t, f, 16), t += 16, f += 16;
   if (n & 2) std::memcpy(t, f, 8), t += 8, f += 8;
   if (n & 1) std::memcpy(t, f, 4);
@@ -84,6 +97,7 @@ PYMTG_INLINE void store_some(S* to, V v, int64_t n) {
   else
     copy_some(to, &v, n);
 }
+#endif
 
 PYMTG_INLINE VF vmax(VF a, VF b) { return a > b ? a : b; }
 PYMTG_INLINE VF vabs(VF x) { return as_float(as_int(x) & 0x7fffffff); }
