@@ -9,7 +9,13 @@ from torch import Tensor
 
 from pymtg import _core, _reference
 from pymtg._reference import MapState
+from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
+
+try:
+    _core.isa()  # reads the environment variable once
+except ValueError as error:
+    raise InvalidArgumentError(f"environment variable {error}") from None
 
 _TARGET_TYPES = {torch.uint8: 0, torch.bool: 0, torch.int32: 1, torch.int64: 2}
 _plan_of_handle: dict[int, _core.LayoutPlan] = {}

@@ -22,6 +22,8 @@ _library.define(
 )
 _library.define("scale_gradient(Tensor gradient, Tensor upstream, int layout, str backend) -> Tensor")
 
+_compiled_for: dict[int, TaskLayout] = {}
+
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that losses and gradients of logits of `dtype` are computed in."""
@@ -74,6 +76,8 @@ def _multitask_cross_entropy_shapes(
     backend: str,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
+    # Seen by torch.compile: the compiled graph holds the handle only, for as long as it may be called.
+    _compiled_for[layout] = TaskLayout.with_handle(layout)
     dtype = arithmetic_dtype(logits.dtype)
     shape = tuple(logits.shape) if need_gradient else (0,)
     return logits.new_empty(targets.shape[1], dtype=dtype), logits.new_empty(shape, dtype=dtype)

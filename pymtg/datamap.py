@@ -267,7 +267,8 @@ class DataMap:
             total = (self.state.counts.int() + counts.int()).clamp(max=_words.MOST_MISSING_COUNTED)
             self.state.counts.copy_(total)
         else:
-            self.state.counts.add_(counts)
+            total = (self.state.counts.long() + counts.long()).clamp(max=_words.MOST_COMPLETE_COUNTED)
+            self.state.counts.copy_(total)
         self.state.rejected.add_(rejected)
         return self
 
@@ -323,7 +324,7 @@ class DataMap:
         """Return one task's map as a pandas frame: mean, std, correctness, count, indexed by sample id."""
         import pandas
 
-        t = self.layout.index(task) if isinstance(task, str) else range(self.num_tasks)[task]
+        t = self.layout.position(task)
         now = self._now()
         columns = {"mean": now.mean, "std": now.std, "correctness": now.correctness, "count": now.count}
         return pandas.DataFrame(

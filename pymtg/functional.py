@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pymtg import _cpp, _ops
 from pymtg._backend import choose_backend
+from pymtg._reference import MapState
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -76,13 +77,13 @@ def multitask_cross_entropy(
         For a missing label met by a map of complete labels. Whatever is raised, the map is unchanged.
     """
     name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
-    words, counts, rejected = (None, None, None) if data_map is None else data_map.state
+    words, counts, rejected, ids = _state(data_map, sample_ids)
     if logits.requires_grad and torch.is_grad_enabled():
         return _Losses.apply(  # type: ignore[no-any-return, no-untyped-call]
-            logits, targets, sample_ids, words, counts, rejected, layout.handle, ignore_index, name
+            logits, targets, ids, words, counts, rejected, layout.handle, ignore_index, name
         )
     return _ops.multitask_cross_entropy(  # type: ignore[no-any-return]
-        logits, targets, None, sample_ids, words, counts, rejected, layout.handle, ignore_index, name, False
+        logits, targets, None, ids, words, counts, rejected, layout.handle, ignore_index, name, False
     )[0]
 
 
@@ -105,16 +106,22 @@ def weighted_multitask_cross_entropy(
     name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
     if task_weights is not None:
         _check_weights(task_weights, layout, logits)
-    words, counts, rejected = (None, None, None) if data_map is None else data_map.state
+    words, counts, rejected, ids = _state(data_map, sample_ids)
     need_gradient = logits.requires_grad and torch.is_grad_enabled()
     if need_gradient:
         return _WeightedTotal.apply(  # type: ignore[no-any-return, no-untyped-call]
-            logits, targets, task_weights, sample_ids, words, counts, rejected, layout.handle, ignore_index, name
+            logits, targets, task_weights, ids, words, counts, rejected, layout.handle, ignore_index, name
         )
     losses, _ = _ops.multitask_cross_entropy(
-        logits, targets, None, sample_ids, words, counts, rejected, layout.handle, ignore_index, name, False
+        logits, targets, None, ids, words, counts, rejected, layout.handle, ignore_index, name, False
     )
     return _total(losses, task_weights), losses
+
+
+def _state(
+    data_map: DataMap | None, sample_ids: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    return (None, None, None, None) if data_map is None else (*data_map.state, sample_ids)
 
 
 def _total(losses: Tensor, task_weights: Tensor | None) -> Tensor:
@@ -142,6 +149,8 @@ class _Losses(torch.autograd.Function):
         )
         ctx.save_for_backward(gradient)
         ctx.layout, ctx.backend, ctx.dtype = layout, backend, logits.dtype
+        if not torch.compiler.is_compiling():
+            ctx.keep = TaskLayout.with_handle(layout)  # the caller may drop it before the backward pass
         return losses
 
     @staticmethod
@@ -227,6 +236,8 @@ def _check(
 
 
 def _check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids: Tensor | None) -> None:
+    if not isinstance(getattr(data_map, "state", None), MapState):
+        raise InvalidTypeError(f"data_map must be a DataMap; got {type(data_map).__name__}")
     if data_map.layout is not layout and data_map.layout != layout:
         raise InvalidArgumentError(
             f"data_map must have the layout of the loss; it has {data_map.layout.num_tasks} tasks "
@@ -262,7 +273,8 @@ def _check_kind(value: Tensor, what: str, dtypes: tuple[torch.dtype, ...]) -> No
 
 def _check_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:
     if not isinstance(task_weights, Tensor) or not task_weights.is_floating_point():
-        raise InvalidTypeError("task_weights must be a floating-point tensor")
+        got = task_weights.dtype if isinstance(task_weights, Tensor) else type(task_weights).__name__
+        raise InvalidTypeError(f"task_weights must be a floating-point tensor; got {got}")
     if task_weights.shape != (layout.num_tasks,):
         raise InvalidArgumentError(f"task_weights must be [{layout.num_tasks}]; got {list(task_weights.shape)}")
     if task_weights.device != logits.device:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pymtg._reference import MapState
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.functional import weighted_multitask_cross_entropy
 from pymtg.tasks import TaskLayout
@@ -64,8 +65,11 @@ class MultiTaskLoss(nn.Module):
         super().__init__()
         if not isinstance(layout, TaskLayout):
             raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
-        if data_map is not None and data_map.layout != layout:
-            raise InvalidArgumentError("data_map must have the layout of the loss; theirs differ")
+        if data_map is not None:
+            if not isinstance(getattr(data_map, "state", None), MapState):
+                raise InvalidTypeError(f"data_map must be a DataMap; got {type(data_map).__name__}")
+            if data_map.layout != layout:
+                raise InvalidArgumentError("data_map must have the layout of the loss; theirs differ")
         self.layout = layout
         self.data_map = data_map
         self.ignore_index = ignore_index
@@ -110,7 +114,10 @@ class MultiTaskLoss(nn.Module):
 def _weights(values: Tensor | Sequence[float] | None, layout: TaskLayout) -> Tensor | None:
     if values is None:
         return None
-    weights = torch.as_tensor(values).detach().clone()
+    try:
+        weights = torch.as_tensor(values).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidTypeError(f"task_weights must be numbers, one per task; got {values!r}") from None
     if not weights.is_floating_point():
         weights = weights.to(torch.get_default_dtype())
     if weights.shape != (layout.num_tasks,):

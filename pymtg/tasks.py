@@ -7,7 +7,6 @@ import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,10 @@ class TaskLayout:
     num_classes: tuple[int, ...]
     pos_weight: tuple[float | None, ...] | None = None
     class_weights: tuple[_Weights, ...] | None = None
+    offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """T + 1 column numbers: task t owns logits ``offsets[t]:offsets[t + 1]``."""
     handle: int = field(init=False, repr=False, compare=False)
+    _positions: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -74,6 +76,9 @@ class TaskLayout:
         set_field(self, "num_classes", _checked_counts(num_classes, self.names))
         set_field(self, "pos_weight", _checked_pos_weight(pos_weight, self))
         set_field(self, "class_weights", _checked_class_weights(class_weights, self))
+        # Not on first use: torch.compile cannot trace functools.cached_property (it locks in Python 3.11).
+        set_field(self, "offsets", tuple(itertools.accumulate(self.num_classes, initial=0)))
+        set_field(self, "_positions", {name: t for t, name in enumerate(self.names)})
         # Operators take tensors and numbers only: this number stands for the layout (see with_handle).
         set_field(self, "handle", next(_HANDLES))
         _LAYOUTS[self.handle] = self
@@ -123,15 +128,6 @@ class TaskLayout:
             )
         return cls(names, [_classes_in(array[:, t], names[t], ignore_index) for t in range(array.shape[1])])
 
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """T + 1 column numbers: task t owns logits ``offsets[t]:offsets[t + 1]``."""
-        total, result = 0, [0]
-        for count in self.num_classes:
-            total += count
-            result.append(total)
-        return tuple(result)
-
     @property
     def num_tasks(self) -> int:
         """T, the number of tasks."""
@@ -155,13 +151,19 @@ class TaskLayout:
         except KeyError:
             raise InvalidArgumentError(f"no task is named {name!r}; the tasks are {_shortened(self.names)}") from None
 
-    @cached_property
-    def _positions(self) -> dict[str, int]:
-        return {name: t for t, name in enumerate(self.names)}
+    def position(self, task: int | str) -> int:
+        """Return the position of a task given by name or position, counted from the end where negative."""
+        if isinstance(task, str):
+            return self.index(task)
+        if isinstance(task, bool) or not isinstance(task, (int, np.integer)):
+            raise InvalidTypeError(f"task must be a name or a position; got {task!r}")
+        if not -self.num_tasks <= task < self.num_tasks:
+            raise InvalidArgumentError(f"task must be a position below {self.num_tasks}; got {task}")
+        return int(task) % self.num_tasks
 
     def columns(self, task: int | str) -> slice:
         """Return the columns of the logits matrix that belong to a task (position or name)."""
-        t = self.index(task) if isinstance(task, str) else range(self.num_tasks)[task]
+        t = self.position(task)
         return slice(self.offsets[t], self.offsets[t + 1])
 
     def split(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -181,7 +183,7 @@ class TaskLayout:
 
     def select(self, tasks: Sequence[int | str]) -> TaskLayout:
         """Return the layout of some of the tasks, in the given order."""
-        at = [self.index(t) if isinstance(t, str) else range(self.num_tasks)[t] for t in tasks]
+        at = [self.position(task) for task in tasks]
         return TaskLayout(
             [self.names[t] for t in at],
             [self.num_classes[t] for t in at],
@@ -212,6 +214,14 @@ class TaskLayout:
         return cls(names, num_classes, description.get("pos_weight"), description.get("class_weights"))
 
 
+def _as_tuple(values: Any, what: str) -> tuple[Any, ...]:
+    values = values.tolist() if isinstance(values, (torch.Tensor, np.ndarray)) else values
+    try:
+        return tuple(values)
+    except TypeError:
+        raise InvalidTypeError(f"{what} must be a sequence; got {values!r}") from None
+
+
 def _shortened(names: Sequence[str], most: int = 6) -> str:
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
@@ -220,7 +230,7 @@ def _shortened(names: Sequence[str], most: int = 6) -> str:
 def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise InvalidTypeError(f"names must be a sequence of strings; got the string {names!r}")
-    names = tuple(names)
+    names = _as_tuple(names, "names")
     if not names:
         raise InvalidArgumentError("names must hold at least one task; got none")
     seen: set[str] = set()
@@ -236,9 +246,7 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _checked_counts(num_classes: Sequence[int], names: tuple[str, ...]) -> tuple[int, ...]:
-    if isinstance(num_classes, torch.Tensor):
-        num_classes = num_classes.tolist()
-    counts = tuple(num_classes)
+    counts = _as_tuple(num_classes, "num_classes")
     if len(counts) != len(names):
         raise InvalidArgumentError(f"num_classes must have one entry per task ({len(names)}); got {len(counts)}")
     for name, count in zip(names, counts, strict=True):
@@ -262,23 +270,24 @@ def _checked_weight(value: Any, what: str) -> float:
 def _checked_pos_weight(values: Any, layout: TaskLayout) -> tuple[float | None, ...] | None:
     if values is None:
         return None
-    values = values.tolist() if isinstance(values, (torch.Tensor, np.ndarray)) else list(values)
+    values = _as_tuple(values, "pos_weight")
     if len(values) != layout.num_tasks:
         raise InvalidArgumentError(f"pos_weight must have one entry per task ({layout.num_tasks}); got {len(values)}")
     result: list[float | None] = []
     for name, count, value in zip(layout.names, layout.num_classes, values, strict=True):
-        if value is not None and count != 1 and float(value) != 1.0:
+        weight = None if value is None else _checked_weight(value, f"pos_weight of task {name!r}")
+        if count != 1 and weight not in (None, 1.0):
             raise InvalidArgumentError(
                 f"pos_weight belongs to one-logit tasks; task {name!r} has {count} logits (use class_weights)"
             )
-        result.append(None if value is None else _checked_weight(value, f"pos_weight of task {name!r}"))
+        result.append(weight)
     return tuple(result) if any(w not in (None, 1.0) for w in result) else None
 
 
 def _checked_class_weights(values: Any, layout: TaskLayout) -> tuple[_Weights, ...] | None:
     if values is None:
         return None
-    values = list(values)
+    values = _as_tuple(values, "class_weights")
     if len(values) != layout.num_tasks:
         raise InvalidArgumentError(
             f"class_weights must have one entry per task ({layout.num_tasks}); got {len(values)}"
@@ -288,7 +297,7 @@ def _checked_class_weights(values: Any, layout: TaskLayout) -> tuple[_Weights, .
         if value is None:
             result.append(None)
             continue
-        weights = value.tolist() if isinstance(value, (torch.Tensor, np.ndarray)) else list(value)
+        weights = _as_tuple(value, f"class_weights of task {name!r}")
         if count == 1:
             raise InvalidArgumentError(
                 f"class_weights belong to softmax tasks; task {name!r} has one logit (use pos_weight)"
@@ -301,8 +310,11 @@ def _checked_class_weights(values: Any, layout: TaskLayout) -> tuple[_Weights, .
 
 def _target_array(targets: Any) -> np.ndarray:
     if isinstance(targets, torch.Tensor):
-        targets = targets.detach().cpu().numpy()
-    array = np.asarray(targets)
+        targets = (targets.double() if targets.is_floating_point() else targets).detach().cpu().numpy()
+    try:
+        array = np.asarray(targets)
+    except ValueError as error:
+        raise InvalidArgumentError(f"targets must be [samples, tasks]; {error}") from None
     if array.dtype.kind not in "biuf":
         raise InvalidTypeError(f"targets must be numbers; got dtype {array.dtype}")
     return array
@@ -312,8 +324,8 @@ def _classes_in(column: np.ndarray, name: str, ignore_index: int) -> int:
     known = column[column != ignore_index]
     if column.dtype.kind == "f":
         known = known[~np.isnan(known)]
-        if np.any(known != np.floor(known)):
-            raise InvalidArgumentError(f"targets must be class numbers; task {name!r} holds fractions")
+        if np.any(known != np.floor(known)) or np.any(np.isinf(known)):
+            raise InvalidArgumentError(f"targets must be class numbers; task {name!r} holds fractions or infinities")
     if known.size == 0:
         raise InvalidArgumentError(
             f"targets of task {name!r} are all missing; give its class count to TaskLayout instead"

@@ -120,7 +120,7 @@ def random_case(
 
 @dataclass
 class Answer:
-    """Per-task losses, the gradient, and per (row, task) gold probability, whether it was right, whether it is there."""
+    """Losses, gradient, and per (row, task) the gold probability, whether it was right, whether there is a label."""
 
     losses: Tensor
     gradient: Tensor
