@@ -29,11 +29,12 @@ loss = pymtg.MultiTaskLoss(layout, data_map)(logits, torch.zeros(4, 2, dtype=tor
 loss.backward()
 assert abs(loss.item() - 1.791759) < 1e-5 and logits.grad.abs().sum() > 0
 assert data_map.mean.allclose(torch.tensor([0.5, 1 / 3]).expand(4, 2))
-assert pymtg.FuzzyKMeans(2, random_state=0).fit([[0.0], [0.1], [5.0], [5.1]]).labels_.tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
+labels = pymtg.FuzzyKMeans(2, random_state=0).fit([[0.0], [0.1], [5.0], [5.1]]).labels_.tolist()
+assert labels in ([0, 0, 1, 1], [1, 1, 0, 0]), labels
 from pymtg.cli import main
 """
 
-EXPECTED_IN_SDIST = ["csrc/cross_entropy.cpp", "kernels/__init__.py", "CMakeLists.txt", "tests/check_dist.py", "LICENSE"]
+EXPECTED_IN_SDIST = ["csrc/cross_entropy.cpp", "kernels/__init__.py", "CMakeLists.txt", "tests/check_dist.py"]
 EXPECTED_IN_WHEEL = ["pymtg/py.typed", "pymtg/_core.pyi", "pymtg/kernels/__init__.py", "pymtg/report/templates/"]
 
 
