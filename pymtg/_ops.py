@@ -14,13 +14,15 @@ from pymtg._backend import backend_named
 from pymtg._reference import MapState
 from pymtg.tasks import TaskLayout
 
-_library = torch.library.Library("pymtg", "DEF")
-_library.define(
+_library = torch.library.Library("pymtg", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
     "multitask_cross_entropy(Tensor logits, Tensor targets, Tensor? weights, Tensor? sample_ids, Tensor(a!)? words, "
     "Tensor(b!)? counts, Tensor(c!)? rejected, int layout, int ignore_index, str backend, bool need_gradient) "
     "-> (Tensor, Tensor)"
 )
-_library.define("scale_gradient(Tensor gradient, Tensor upstream, int layout, str backend) -> Tensor")
+_library.define(  # type: ignore[no-untyped-call]
+    "scale_gradient(Tensor gradient, Tensor upstream, int layout, str backend) -> Tensor"
+)
 
 _compiled_for: dict[int, TaskLayout] = {}
 
@@ -91,8 +93,8 @@ def _scale_gradient_shapes(gradient: Tensor, upstream: Tensor, layout: int, back
     return torch.empty_like(gradient)
 
 
-_library.impl("multitask_cross_entropy", _multitask_cross_entropy, "CompositeExplicitAutograd")
-_library.impl("scale_gradient", _scale_gradient, "CompositeExplicitAutograd")
+_library.impl("multitask_cross_entropy", _multitask_cross_entropy, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("scale_gradient", _scale_gradient, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("pymtg::multitask_cross_entropy", _multitask_cross_entropy_shapes, lib=_library)
 torch.library.register_fake("pymtg::scale_gradient", _scale_gradient_shapes, lib=_library)
 

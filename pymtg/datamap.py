@@ -130,13 +130,14 @@ class DataMap:
         self.layout = layout
         self.ddof = int(ddof)
         shape = (num_samples, layout.num_tasks)
-        self.state = MapState(
-            torch.zeros((num_samples, 2, layout.num_tasks), dtype=torch.int32, device=device),
-            torch.zeros(shape, dtype=torch.int16, device=device)
-            if missing
-            else torch.zeros(num_samples, dtype=torch.int32, device=device),
-            torch.zeros(1, dtype=torch.int64, device=device),
-        )
+        with torch.inference_mode(False):  # a map built in inference mode can be recorded into outside it
+            self.state = MapState(
+                torch.zeros((num_samples, 2, layout.num_tasks), dtype=torch.int32, device=device),
+                torch.zeros(shape, dtype=torch.int16, device=device)
+                if missing
+                else torch.zeros(num_samples, dtype=torch.int32, device=device),
+                torch.zeros(1, dtype=torch.int64, device=device),
+            )
         self._snapshots: list[Snapshot] = []
 
     # What it holds
@@ -327,10 +328,11 @@ class DataMap:
         t = self.layout.position(task)
         now = self._now()
         columns = {"mean": now.mean, "std": now.std, "correctness": now.correctness, "count": now.count}
-        return pandas.DataFrame(
+        frame: pandas.DataFrame = pandas.DataFrame(
             {name: values[:, t].cpu().numpy() for name, values in columns.items()},
             index=pandas.RangeIndex(self.num_samples, name="sample_id"),
         )
+        return frame
 
     # Keeping
 

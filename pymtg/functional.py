@@ -10,7 +10,7 @@ from torch import Tensor
 from pymtg import _cpp, _ops
 from pymtg._backend import choose_backend
 from pymtg._reference import MapState
-from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.errors import BackendError, InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class _Losses(torch.autograd.Function):
         ignore_index: int,
         backend: str,
     ) -> Tensor:
+        losses: Tensor
         losses, gradient = _ops.multitask_cross_entropy(
             logits, targets, None, sample_ids, words, counts, rejected, layout, ignore_index, backend, True
         )
@@ -154,12 +155,13 @@ class _Losses(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        if not _known_ones(upstream):
-            gradient = _ops.scale_gradient(gradient, upstream, ctx.layout, ctx.backend)
-        return gradient.to(ctx.dtype), *[None] * 8
+        with torch.no_grad():
+            if not _known_ones(upstream):
+                gradient = _ops.scale_gradient(gradient, upstream, ctx.layout, ctx.backend)
+            gradient = gradient.to(ctx.dtype)
+        return _once(gradient), *[None] * 8
 
 
 class _WeightedTotal(torch.autograd.Function):
@@ -188,12 +190,34 @@ class _WeightedTotal(torch.autograd.Function):
         return _total(losses, task_weights), losses
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        if not _known_ones(upstream):
-            gradient = gradient * upstream
-        return gradient.to(ctx.dtype), *[None] * 9
+        with torch.no_grad():
+            if not _known_ones(upstream):
+                gradient = gradient * upstream
+            gradient = gradient.to(ctx.dtype)
+        return _once(gradient), *[None] * 9
+
+
+class _Once(torch.autograd.Function):
+    """The identity; its gradient is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        raise BackendError(
+            "multitask_cross_entropy is differentiable once; its gradient (create_graph=True) has no derivative here"
+        )
+
+
+def _once(gradient: Tensor) -> Tensor:
+    """Make a derivative of `gradient` an error: autograd would take it for a constant."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return gradient
+    return _Once.apply(gradient.detach().requires_grad_())  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _known_ones(upstream: Tensor) -> bool:

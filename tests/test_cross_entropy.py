@@ -97,9 +97,7 @@ def test_dtypes(dtype: torch.dtype, missing: str, backend: str, generator: torch
     classes = [*[1] * 27, 3, 5, 2, 300, *[2] * 29]
     for target_dtype, weighted in itertools.product(TARGET_DTYPES, (False, True)):
         layout = random_layout(classes, generator, weighted=weighted)
-        check(
-            random_case(layout, 33, generator, dtype=dtype, target_dtype=target_dtype, missing=missing), backend
-        )
+        check(random_case(layout, 33, generator, dtype=dtype, target_dtype=target_dtype, missing=missing), backend)
 
 
 @pytest.mark.parametrize("logit_strides", STRIDES)
