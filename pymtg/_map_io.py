@@ -82,8 +82,8 @@ def _check_consistent(state: Mapping[str, Any], layout: TaskLayout) -> None:
         else torch.empty(samples, dtype=torch.int32, device="meta"),
         torch.empty(1, dtype=torch.int64, device="meta"),
     )
-    if tasks != layout.num_tasks or state["ddof"] not in (0, 1):
-        raise InvalidArgumentError("its tensors do not fit its layout")
+    if samples < 1 or tasks != layout.num_tasks or state["ddof"] not in (0, 1):
+        raise InvalidArgumentError(f"words {list(words.shape)} and ddof {state['ddof']!r} do not fit its layout")
     checked_state(state, expected, layout, state["ddof"])
 
 

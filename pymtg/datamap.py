@@ -49,7 +49,7 @@ class Snapshot:
     @property
     def count(self) -> Tensor:
         """Number of observations, int32 ``[M, T]``."""
-        counts = self.counts.int()
+        counts = self.counts.to(torch.int32, copy=True)  # not the state itself, which goes on counting
         return counts if counts.dim() == 2 else counts[:, None].expand(-1, self.words.shape[2])
 
     @property
