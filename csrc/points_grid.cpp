@@ -62,6 +62,7 @@ PointGrid::PointGrid(const Points& points, int threads) : n_(points.n) {
 // A counting sort by cell, stable and parallel: blocks of points count their cells, then write to their own
 // places.
 void PointGrid::sort_points(const Points& points, int threads) {
+  const double per_step[2] = {step_[0] > 0 ? 1 / step_[0] : 0.0, step_[1] > 0 ? 1 / step_[1] : 0.0};
   const Index all_cells = side_ * side_, block = (n_ + kSortBlocks - 1) / kSortBlocks;
   std::vector<std::int32_t> cell(n_);
   std::vector<Index> place(kSortBlocks * all_cells);
@@ -70,7 +71,7 @@ void PointGrid::sort_points(const Points& points, int threads) {
     for (Index i = b * block; i < std::min(n_, (b + 1) * block); ++i) {
       Index at[2];
       for (int axis = 0; axis < 2; ++axis) {
-        const double steps = step_[axis] > 0 ? (coordinate(points, i, axis) - low_[axis]) / step_[axis] : 0.0;
+        const double steps = (coordinate(points, i, axis) - low_[axis]) * per_step[axis];
         at[axis] = std::clamp<Index>(static_cast<Index>(steps), 0, side_ - 1);
       }
       cell[i] = static_cast<std::int32_t>(at[1] * side_ + at[0]);
@@ -100,7 +101,7 @@ void PointGrid::sort_points(const Points& points, int threads) {
       const Index to = place[b * all_cells + cell[i]]++;
       x_[to] = coordinate(points, i, 0);
       y_[to] = coordinate(points, i, 1);
-      original_[to] = i;
+      original_[to] = static_cast<std::int32_t>(i);
     }
   }
 }
@@ -252,11 +253,15 @@ void PointGrid::fill_empty(const Totals& totals, std::vector<double>& centers) c
   }
 }
 
+double PointGrid::sum_of_squares() const {
+  double total = 0;
+  for (double part : square_) total += part;
+  return total;
+}
+
 LloydSummary PointGrid::lloyd(const LloydOptions& options, std::vector<double>& centers, int threads) const {
   // A cell counts now with its sums, now point by point: shifts within rounding are no shifts.
-  double scale = 0;
-  for (double s : square_) scale += s;
-  const double tol = std::max(options.tol, 1e-24 * scale / static_cast<double>(n_));
+  const double tol = std::max(options.tol, 1e-24 * sum_of_squares() / static_cast<double>(n_));
   LloydSummary summary{0, 0, false};
   while (true) {
     const Totals totals = assign(centers, threads);

@@ -18,6 +18,9 @@ class PointGrid {
   // those means. At most `wanted`; fewer where there are fewer cells with points.
   std::vector<double> seed(std::int64_t wanted, Random& random) const;
 
+  // Sum over the points of their squared distances to the offset.
+  double sum_of_squares() const;
+
   // As pymtg::lloyd, up to the order in which sums are taken.
   LloydSummary lloyd(const LloydOptions& options, std::vector<double>& centers, int threads) const;
 
@@ -43,7 +46,7 @@ class PointGrid {
   std::vector<double> middle_x_, middle_y_;  // of the cells
   std::vector<double> count_, sum_x_, sum_y_, square_, mean_x_, mean_y_;  // of the cells' points
   std::vector<double> x_, y_;                                             // of the points, cell by cell
-  std::vector<std::int64_t> original_;                                    // their positions in the input
+  std::vector<std::int32_t> original_;                                    // their positions in the input
 };
 
 }  // namespace pymtg
