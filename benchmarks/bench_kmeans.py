@@ -83,7 +83,7 @@ def exact_inertia(X, labels):
 
 
 def peak_above_now(call):
-    """Return the call's result, its seconds, its processor seconds and the rise of the resident set in MB (None where not known)."""
+    """Return the call's result, its seconds, its processor seconds and the rise of the resident set in MB, if known."""
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5")

@@ -88,7 +88,7 @@ LloydSummary best_on_grid(const Points& points, const KMeansPointsOptions& optio
   for (Index s = 1; s < options.starts; ++s)
     if (summaries[s].inertia < summaries[best].inertia) best = s;
   centers = candidates[best];
-  grid.labels(centers, labels, threads);
+  grid.labels(points, centers, labels, threads);
   return summaries[best];
 }
 
