@@ -83,17 +83,17 @@ def exact_inertia(X, labels):
 
 
 def peak_above_now(call):
-    """Return the call's result, its seconds and the rise of the resident set in MB (None where not known)."""
+    """Return the call's result, its seconds, its processor seconds and the rise of the resident set in MB, if known."""
     gc.collect()
     try:
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
     except OSError:
         before = None
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     result = call()
-    seconds = time.perf_counter() - start
-    return result, seconds, None if before is None else (_status("VmHWM") - before) / 1e3
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    return result, seconds, cpu, None if before is None else (_status("VmHWM") - before) / 1e3
 
 
 def _status(key):
@@ -114,14 +114,14 @@ def test_kmeans_against_scikit_learn(benchmark, case):
         return KMeans(case.clusters, n_init=case.starts, random_state=seed).fit(X)
 
     FuzzyKMeans(2, mode=mode).fit(X[:100, :1000])  # threads and pages are there
-    _, _, our_peak = peak_above_now(ours)
+    _, _, our_cpu, our_peak = peak_above_now(ours)
     benchmark.pedantic(ours, rounds=3, iterations=1)
-    fitted, their_seconds, their_peak = peak_above_now(theirs)
+    fitted, their_seconds, their_cpu, their_peak = peak_above_now(theirs)
     speedup = their_seconds / benchmark.stats.stats.min
     ratios = []
     for seed in range(SEEDS):
         reference = fitted if seed == 0 else theirs(seed)
-        ratios.append(exact_inertia(X, ours(seed).labels_) / exact_inertia(X, reference.labels_))
+        ratios.append(float(exact_inertia(X, ours(seed).labels_) / exact_inertia(X, reference.labels_)))
     benchmark.extra_info.update(
         n=case.n,
         dims=case.dims,
@@ -131,6 +131,8 @@ def test_kmeans_against_scikit_learn(benchmark, case):
         load_average=os.getloadavg()[0],
         scikit_learn_seconds=their_seconds,
         speedup=speedup,
+        cpu_seconds=our_cpu,  # of all threads: what a busy machine falsifies least
+        scikit_learn_cpu_seconds=their_cpu,
         inertia_ratios=ratios,
         peak_mb=our_peak,
         scikit_learn_peak_mb=their_peak,

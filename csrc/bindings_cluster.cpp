@@ -129,6 +129,7 @@ py::tuple lloyd(const py::array_t<Scalar, py::array::c_style>& array, Index clus
   CenteredPoints points(array);
   require(clusters >= 1 && starts >= 1 && max_iter >= 1, "sizes out of range");
   require(!grid || points.view.dims == 2, "the grid needs points in the plane");
+  require(points.view.n < INT32_MAX, "more points than 32-bit numbers");
   Labels labels(points.view.n);
   std::int32_t* out = labels.mutable_data();
   std::vector<double> centers;

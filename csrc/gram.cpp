@@ -10,6 +10,8 @@ using Index = std::int64_t;
 
 constexpr Index kPackChunk = 64;         // features that one thread packs at a time
 constexpr Index kSlabBytes = 4'000'000;  // packed slab: near the second-level caches' size
+constexpr Index kFewPoints = 300;
+constexpr Index kParts = 16;
 
 Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -30,26 +32,24 @@ void add_columns(TileKernel tile_kernel, const double* packed, Index panel_strid
   }
 }
 
-}  // namespace
-
-void gram_add(const Slab& slab, Index features, double* gram, int threads) {
+// Adds features [begin, end) to the upper triangle.
+void add_features(const Slab& slab, Index begin, Index end, double* gram, int threads) {
   const Index n = slab.points;
-  if (n == 0 || features == 0) return;
   const Isa isa = current_isa();
   const auto pack = PYMTG_PICK_ISA(isa, gram_pack);
   const auto tile_kernel = PYMTG_PICK_ISA(isa, gram_tile);
 
   const Index panels = round_up(n, kTileColumns) / kPanel;
   const Index wanted = round_up(kSlabBytes / (panels * kPanel * Index(sizeof(double))), kDepth);
-  const Index slab_features = std::min(std::max(wanted, 2 * kDepth), round_up(features, kDepth));
+  const Index slab_features = std::min(std::max(wanted, 2 * kDepth), round_up(end - begin, kDepth));
   const Index panel_stride = slab_features * kPanel;
   const std::unique_ptr<double[]> packed(
       new double[panels * panel_stride]());  // zero: the lanes beyond point n
   const Index column_tiles = panels / 3;
 
 #pragma omp parallel num_threads(threads)
-  for (Index start = 0; start < features; start += slab_features) {
-    const Index depth = std::min(slab_features, features - start);
+  for (Index start = begin; start < end; start += slab_features) {
+    const Index depth = std::min(slab_features, end - start);
 #pragma omp for schedule(dynamic)
     for (Index f = 0; f < depth; f += kPackChunk)
       pack(slab, start + f, std::min(kPackChunk, depth - f), start, panel_stride, packed.get());
@@ -57,6 +57,25 @@ void gram_add(const Slab& slab, Index features, double* gram, int threads) {
     for (Index t = 0; t < column_tiles; ++t)  // the longest columns first
       add_columns(tile_kernel, packed.get(), panel_stride, depth, (column_tiles - 1 - t) * kTileColumns, n,
                   gram);
+  }
+}
+
+}  // namespace
+
+void gram_add(const Slab& slab, Index features, double* gram, int threads) {
+  const Index n = slab.points;
+  if (n == 0 || features == 0) return;
+  if (n <= kFewPoints && features >= kParts * kDepth) {
+    // Threads that meet after every slab would wait for each other longer than they work: a fixed number of
+    // stretches of features instead, each with a matrix of its own, added up in order.
+    const std::unique_ptr<double[]> parts(new double[kParts * n * n]());
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (Index p = 0; p < kParts; ++p)
+      add_features(slab, features * p / kParts, features * (p + 1) / kParts, parts.get() + p * n * n, 1);
+    for (Index p = 0; p < kParts; ++p)
+      for (Index at = 0; at < n * n; ++at) gram[at] += parts[p * n * n + at];
+  } else {
+    add_features(slab, 0, features, gram, threads);
   }
   for (Index i = 0; i < n; ++i)
     for (Index j = i + 1; j < n; ++j) gram[j * n + i] = gram[i * n + j];

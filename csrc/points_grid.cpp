@@ -36,6 +36,22 @@ double coordinate(const Points& points, Index i, int axis) {
 
 double square(double v) { return v * v; }
 
+constexpr Index kBatch = 1024;
+
+// Points of one cell on their way through the kernel.
+struct Batch {
+  double x[kBatch], y[kBatch], squared[kBatch];
+  std::int32_t label[kBatch];
+
+  Index read(const double* xy, Index count) {
+    for (Index i = 0; i < count; ++i) {
+      x[i] = xy[2 * i];
+      y[i] = xy[2 * i + 1];
+    }
+    return count;
+  }
+};
+
 }  // namespace
 
 PointGrid::PointGrid(const Points& points, int threads) : n_(points.n) {
@@ -62,19 +78,20 @@ PointGrid::PointGrid(const Points& points, int threads) : n_(points.n) {
 // A counting sort by cell, stable and parallel: blocks of points count their cells, then write to their own
 // places.
 void PointGrid::sort_points(const Points& points, int threads) {
+  const double per_step[2] = {step_[0] > 0 ? 1 / step_[0] : 0.0, step_[1] > 0 ? 1 / step_[1] : 0.0};
   const Index all_cells = side_ * side_, block = (n_ + kSortBlocks - 1) / kSortBlocks;
-  std::vector<std::int32_t> cell(n_);
+  cell_of_.resize(n_);
   std::vector<Index> place(kSortBlocks * all_cells);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (Index b = 0; b < kSortBlocks; ++b) {
     for (Index i = b * block; i < std::min(n_, (b + 1) * block); ++i) {
       Index at[2];
       for (int axis = 0; axis < 2; ++axis) {
-        const double steps = step_[axis] > 0 ? (coordinate(points, i, axis) - low_[axis]) / step_[axis] : 0.0;
+        const double steps = (coordinate(points, i, axis) - low_[axis]) * per_step[axis];
         at[axis] = std::clamp<Index>(static_cast<Index>(steps), 0, side_ - 1);
       }
-      cell[i] = static_cast<std::int32_t>(at[1] * side_ + at[0]);
-      ++place[b * all_cells + cell[i]];
+      cell_of_[i] = static_cast<std::int32_t>(at[1] * side_ + at[0]);
+      ++place[b * all_cells + cell_of_[i]];
     }
   }
   Index next = 0;
@@ -87,20 +104,18 @@ void PointGrid::sort_points(const Points& points, int threads) {
     }
     if (next == begin) continue;
     start_.push_back(begin);
+    position_.push_back(static_cast<std::int32_t>(c));
     middle_x_.push_back(low_[0] + (static_cast<double>(c % side_) + 0.5) * step_[0]);
     middle_y_.push_back(low_[1] + (static_cast<double>(c / side_) + 0.5) * step_[1]);
   }
   start_.push_back(n_);
-  x_.resize(n_);
-  y_.resize(n_);
-  original_.resize(n_);
+  xy_.resize(2 * n_);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (Index b = 0; b < kSortBlocks; ++b) {
     for (Index i = b * block; i < std::min(n_, (b + 1) * block); ++i) {
-      const Index to = place[b * all_cells + cell[i]]++;
-      x_[to] = coordinate(points, i, 0);
-      y_[to] = coordinate(points, i, 1);
-      original_[to] = i;
+      const Index to = place[b * all_cells + cell_of_[i]]++;
+      xy_[2 * to] = coordinate(points, i, 0);
+      xy_[2 * to + 1] = coordinate(points, i, 1);
     }
   }
 }
@@ -112,9 +127,10 @@ void PointGrid::sum_cells(int threads) {
   for (Index c = 0; c < number; ++c) {
     double sx = 0, sy = 0, squares = 0;
     for (Index p = start_[c]; p < start_[c + 1]; ++p) {
-      sx += x_[p];
-      sy += y_[p];
-      squares += x_[p] * x_[p] + y_[p] * y_[p];
+      const double x = xy_[2 * p], y = xy_[2 * p + 1];
+      sx += x;
+      sy += y;
+      squares += x * x + y * y;
     }
     count_[c] = static_cast<double>(start_[c + 1] - start_[c]);
     sum_x_[c] = sx;
@@ -188,9 +204,15 @@ void PointGrid::settle(std::vector<double>& centers) const {
 Index PointGrid::chunks() const { return std::min(kChunks, cells()); }
 Index PointGrid::chunk_begin(Index chunk) const { return cells() * chunk / chunks(); }
 
+std::vector<std::int32_t> PointGrid::owners(const PlaneCenters& centers, Index first, Index count) const {
+  std::vector<std::int32_t> owner(count);
+  PYMTG_PICK_ISA(current_isa(), own_cells)
+  (&middle_x_[first], &middle_y_[first], count, half_[0], half_[1], centers, owner.data());
+  return owner;
+}
+
 PointGrid::Totals PointGrid::assign(const std::vector<double>& centers, int threads) const {
   const Isa isa = current_isa();
-  const auto own = PYMTG_PICK_ISA(isa, own_cells);
   const auto nearest = PYMTG_PICK_ISA(isa, nearest_in_plane);
   const Split split(centers);
   const Index number = static_cast<Index>(split.x.size());
@@ -199,14 +221,12 @@ PointGrid::Totals PointGrid::assign(const std::vector<double>& centers, int thre
       cells() * number < 100'000 && n_ < 1'000'000 ? 1 : threads;  // less is done sooner alone
 #pragma omp parallel num_threads(workers)
   {
-    std::vector<std::int32_t> owner, label(1024);
-    std::vector<double> squared(1024);
+    Batch batch;
 #pragma omp for schedule(dynamic)
     for (Index chunk = 0; chunk < chunks(); ++chunk) {
       double* part = &parts[chunk * number * 4];
       const Index first = chunk_begin(chunk), count = chunk_begin(chunk + 1) - first;
-      owner.resize(count);
-      own(&middle_x_[first], &middle_y_[first], count, half_[0], half_[1], split.view(), owner.data());
+      const std::vector<std::int32_t> owner = owners(split.view(), first, count);
       for (Index c = first; c < first + count; ++c) {
         const Index k = owner[c - first];
         if (k >= 0) {
@@ -218,15 +238,15 @@ PointGrid::Totals PointGrid::assign(const std::vector<double>& centers, int thre
               square_[c] - 2 * (cx * sum_x_[c] + cy * sum_y_[c]) + count_[c] * (cx * cx + cy * cy);
           continue;
         }
-        for (Index p = start_[c]; p < start_[c + 1]; p += 1024) {
-          const Index width = std::min<Index>(1024, start_[c + 1] - p);
-          nearest(&x_[p], &y_[p], width, split.view(), label.data(), squared.data());
+        for (Index p = start_[c]; p < start_[c + 1]; p += kBatch) {
+          const Index width = batch.read(&xy_[2 * p], std::min(kBatch, start_[c + 1] - p));
+          nearest(batch.x, batch.y, width, split.view(), batch.label, batch.squared);
           for (Index i = 0; i < width; ++i) {
-            double* at = part + 4 * label[i];
+            double* at = part + 4 * batch.label[i];
             at[0] += 1;
-            at[1] += x_[p + i];
-            at[2] += y_[p + i];
-            at[3] += squared[i];
+            at[1] += batch.x[i];
+            at[2] += batch.y[i];
+            at[3] += batch.squared[i];
           }
         }
       }
@@ -241,22 +261,32 @@ PointGrid::Totals PointGrid::assign(const std::vector<double>& centers, int thre
 // Puts the centres without points on the points farthest from all centres.
 void PointGrid::fill_empty(const Totals& totals, std::vector<double>& centers) const {
   const auto nearest = PYMTG_PICK_ISA(current_isa(), nearest_in_plane);
-  std::vector<std::int32_t> label(n_);
-  std::vector<double> squared(n_);
+  Batch batch;
   for (std::size_t k = 0; k < centers.size() / 2; ++k) {
     if (totals[4 * k] > 0) continue;
-    nearest(x_.data(), y_.data(), n_, Split(centers).view(), label.data(), squared.data());
-    const auto farthest = std::max_element(squared.begin(), squared.end()) - squared.begin();
-    centers[2 * k] = x_[farthest];
-    centers[2 * k + 1] = y_[farthest];
+    const Split split(centers);
+    double most = -1;
+    for (Index p = 0; p < n_; p += kBatch) {
+      const Index width = batch.read(&xy_[2 * p], std::min(kBatch, n_ - p));
+      nearest(batch.x, batch.y, width, split.view(), batch.label, batch.squared);
+      const Index at = std::max_element(batch.squared, batch.squared + width) - batch.squared;
+      if (batch.squared[at] <= most) continue;
+      most = batch.squared[at];
+      centers[2 * k] = batch.x[at];
+      centers[2 * k + 1] = batch.y[at];
+    }
   }
+}
+
+double PointGrid::sum_of_squares() const {
+  double total = 0;
+  for (double part : square_) total += part;
+  return total;
 }
 
 LloydSummary PointGrid::lloyd(const LloydOptions& options, std::vector<double>& centers, int threads) const {
   // A cell counts now with its sums, now point by point: shifts within rounding are no shifts.
-  double scale = 0;
-  for (double s : square_) scale += s;
-  const double tol = std::max(options.tol, 1e-24 * scale / static_cast<double>(n_));
+  const double tol = std::max(options.tol, 1e-24 * sum_of_squares() / static_cast<double>(n_));
   LloydSummary summary{0, 0, false};
   while (true) {
     const Totals totals = assign(centers, threads);
@@ -286,29 +316,29 @@ LloydSummary PointGrid::lloyd(const LloydOptions& options, std::vector<double>& 
   }
 }
 
-void PointGrid::labels(const std::vector<double>& centers, std::int32_t* out, int threads) const {
-  const Isa isa = current_isa();
-  const auto own = PYMTG_PICK_ISA(isa, own_cells);
-  const auto nearest = PYMTG_PICK_ISA(isa, nearest_in_plane);
+void PointGrid::labels(const Points& points, const std::vector<double>& centers, std::int32_t* out,
+                       int threads) const {
+  const auto nearest = PYMTG_PICK_ISA(current_isa(), nearest_in_plane);
   const Split split(centers);
+  std::vector<std::int32_t> owner_at(side_ * side_);
+  const std::vector<std::int32_t> owner = owners(split.view(), 0, cells());
+  for (Index c = 0; c < cells(); ++c) owner_at[position_[c]] = owner[c];
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<std::int32_t> owner, label;
-    std::vector<double> squared;
-#pragma omp for schedule(dynamic)
-    for (Index chunk = 0; chunk < chunks(); ++chunk) {
-      const Index first = chunk_begin(chunk), count = chunk_begin(chunk + 1) - first;
-      owner.resize(count);
-      own(&middle_x_[first], &middle_y_[first], count, half_[0], half_[1], split.view(), owner.data());
-      for (Index c = first; c < first + count; ++c) {
-        const Index points = start_[c + 1] - start_[c];
-        label.assign(points, owner[c - first]);
-        if (owner[c - first] < 0) {
-          squared.resize(points);
-          nearest(&x_[start_[c]], &y_[start_[c]], points, split.view(), label.data(), squared.data());
-        }
-        for (Index p = 0; p < points; ++p) out[original_[start_[c] + p]] = label[p];
+    Batch batch;
+    std::int32_t border[kBatch];  // positions of the points whose cell has no owner
+#pragma omp for schedule(static)
+    for (Index first = 0; first < n_; first += kBatch) {
+      Index number = 0;
+      for (Index i = first; i < std::min(n_, first + kBatch); ++i) {
+        out[i] = owner_at[cell_of_[i]];
+        if (out[i] >= 0) continue;
+        batch.x[number] = coordinate(points, i, 0);
+        batch.y[number] = coordinate(points, i, 1);
+        border[number++] = static_cast<std::int32_t>(i);
       }
+      nearest(batch.x, batch.y, number, split.view(), batch.label, batch.squared);
+      for (Index i = 0; i < number; ++i) out[border[i]] = batch.label[i];
     }
   }
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "points.hpp"
+#include "points_grid_kernels.hpp"
 
 namespace pymtg {
 
@@ -18,16 +19,20 @@ class PointGrid {
   // those means. At most `wanted`; fewer where there are fewer cells with points.
   std::vector<double> seed(std::int64_t wanted, Random& random) const;
 
+  // Sum over the points of their squared distances to the offset.
+  double sum_of_squares() const;
+
   // As pymtg::lloyd, up to the order in which sums are taken.
   LloydSummary lloyd(const LloydOptions& options, std::vector<double>& centers, int threads) const;
 
-  // The clusters of the points, in their original order.
-  void labels(const std::vector<double>& centers, std::int32_t* out, int threads) const;
+  // The clusters of the points, in the order of `points`, which must be those that the grid was built from.
+  void labels(const Points& points, const std::vector<double>& centers, std::int32_t* out, int threads) const;
 
  private:
   // Per centre: number, sum of x, sum of y and sum of squared distances of its points.
   using Totals = std::vector<double>;
 
+  std::vector<std::int32_t> owners(const PlaneCenters& centers, std::int64_t first, std::int64_t count) const;
   void sort_points(const Points& points, int threads);
   void sum_cells(int threads);
   void settle(std::vector<double>& centers) const;
@@ -42,8 +47,9 @@ class PointGrid {
   std::vector<std::int64_t> start_;          // of each cell that has points; n at the end
   std::vector<double> middle_x_, middle_y_;  // of the cells
   std::vector<double> count_, sum_x_, sum_y_, square_, mean_x_, mean_y_;  // of the cells' points
-  std::vector<double> x_, y_;                                             // of the points, cell by cell
-  std::vector<std::int64_t> original_;                                    // their positions in the input
+  std::vector<double> xy_;                                                // the points, cell by cell
+  std::vector<std::int32_t> cell_of_;   // of the points in their original order: row * side + column
+  std::vector<std::int32_t> position_;  // of each cell that has points: row * side + column
 };
 
 }  // namespace pymtg

@@ -1,6 +1,5 @@
 // The restarts of k-means on points: direct or on a grid.
 #include <algorithm>
-#include <memory>
 
 #include "points.hpp"
 #include "points_grid.hpp"
@@ -49,30 +48,56 @@ void number_by_first_point(std::vector<double>& centers, Index dims, std::int32_
   centers = ordered;
 }
 
+LloydSummary best_of_starts(const Points& points, const KMeansPointsOptions& options,
+                            std::vector<double>& centers, std::int32_t* labels, int threads) {
+  const LloydOptions lloyd_options{options.max_iter, options.tol * mean_variance(points, threads)};
+  std::vector<std::int32_t> own(options.starts > 1 ? points.n : 0);
+  LloydSummary best{0, 0, false};
+  for (Index s = 0; s < options.starts; ++s) {
+    Random random(options.seed, static_cast<std::uint64_t>(s));
+    std::vector<double> candidate = seed_points(points, options.clusters, random, threads);
+    const LloydSummary summary =
+        lloyd(points, lloyd_options, candidate, s == 0 ? labels : own.data(), threads);
+    if (s > 0 && !(summary.inertia < best.inertia)) continue;
+    best = summary;
+    centers = candidate;
+    if (s > 0) std::copy(own.begin(), own.end(), labels);
+  }
+  return best;
+}
+
+// Starts side by side where there are several, else one start on all threads: the result is the same.
+LloydSummary best_on_grid(const Points& points, const KMeansPointsOptions& options,
+                          std::vector<double>& centers, std::int32_t* labels, int threads) {
+  const PointGrid grid(points, threads);
+  const double variance = grid.sum_of_squares() / static_cast<double>(points.n * points.dims);
+  const LloydOptions lloyd_options{options.max_iter, options.tol * variance};
+  std::vector<LloydSummary> summaries(options.starts);
+  std::vector<std::vector<double>> candidates(options.starts);
+  const int outer = static_cast<int>(std::min<Index>(threads, options.starts));
+  const int inner = outer > 1 ? 1 : threads;
+#pragma omp parallel for num_threads(outer) schedule(dynamic)
+  for (Index s = 0; s < options.starts; ++s) {
+    Random random(options.seed, static_cast<std::uint64_t>(s));
+    candidates[s] = grid.seed(options.clusters, random);
+    if (static_cast<Index>(candidates[s].size()) < 2 * options.clusters)
+      candidates[s] = seed_points(points, options.clusters, random, inner);
+    summaries[s] = grid.lloyd(lloyd_options, candidates[s], inner);
+  }
+  Index best = 0;
+  for (Index s = 1; s < options.starts; ++s)
+    if (summaries[s].inertia < summaries[best].inertia) best = s;
+  centers = candidates[best];
+  grid.labels(points, centers, labels, threads);
+  return summaries[best];
+}
+
 }  // namespace
 
 LloydSummary kmeans_points(const Points& points, const KMeansPointsOptions& options,
                            std::vector<double>& centers, std::int32_t* labels, int threads) {
-  const LloydOptions lloyd_options{options.max_iter, options.tol * mean_variance(points, threads)};
-  std::unique_ptr<PointGrid> grid;
-  if (options.grid) grid = std::make_unique<PointGrid>(points, threads);
-  std::vector<std::int32_t> own(grid == nullptr && options.starts > 1 ? points.n : 0);
-  LloydSummary best{0, 0, false};
-  for (Index s = 0; s < options.starts; ++s) {
-    Random random(options.seed, static_cast<std::uint64_t>(s));
-    std::vector<double> candidate;
-    if (grid) candidate = grid->seed(options.clusters, random);
-    if (static_cast<Index>(candidate.size()) < 2 * options.clusters || !grid)
-      candidate = seed_points(points, options.clusters, random, threads);
-    std::int32_t* target = s == 0 || grid ? labels : own.data();
-    const LloydSummary summary = grid ? grid->lloyd(lloyd_options, candidate, threads)
-                                      : lloyd(points, lloyd_options, candidate, target, threads);
-    if (s > 0 && !(summary.inertia < best.inertia)) continue;
-    best = summary;
-    centers = candidate;
-    if (target != labels) std::copy(own.begin(), own.end(), labels);
-  }
-  if (grid) grid->labels(centers, labels, threads);
+  const LloydSummary best = options.grid ? best_on_grid(points, options, centers, labels, threads)
+                                         : best_of_starts(points, options, centers, labels, threads);
   number_by_first_point(centers, points.dims, labels, points.n);
   return best;
 }

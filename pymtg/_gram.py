@@ -3,7 +3,7 @@
 ``gram_add(gram, block, *, points_as_rows=False)`` adds a block of features to ``gram`` in place. A data map's planes
 ``[M, T]`` (samples as rows, tasks as columns) are such blocks as they lie in memory::
 
-    gram = np.zeros((T, T))
+    gram = new_gram(T)
     for plane in (data_map.mean, data_map.std):
         gram_add(gram, plane)
 
@@ -23,7 +23,7 @@ import torch
 from pymtg import _core
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
-__all__ = ["as_float_array", "gram_add", "gram_matrix"]
+__all__ = ["as_float_array", "gram_add", "gram_matrix", "new_gram"]
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -47,6 +47,11 @@ def as_float_array(values: object, name: str) -> npt.NDArray[np.float32] | Float
     if array.dtype.kind not in "biuf":
         raise InvalidTypeError(f"{name} must be real numbers; got dtype {array.dtype}")
     return array.astype(np.float64)
+
+
+def new_gram(n: int) -> Float64Array:
+    """Return the Gram matrix ``[n, n]`` of n points without features, to add blocks to."""
+    return np.zeros((n, n))
 
 
 def gram_add(gram: Float64Array, block: npt.ArrayLike | torch.Tensor, *, points_as_rows: bool = False) -> None:
@@ -79,6 +84,8 @@ def gram_add(gram: Float64Array, block: npt.ArrayLike | torch.Tensor, *, points_
     if array.ndim != 2 or array.shape[0 if points_as_rows else 1] != gram.shape[0]:
         axes = "[n, features]" if points_as_rows else "[features, n]"
         raise InvalidArgumentError(f"block must be {axes} with n = {gram.shape[0]} points; got shape {array.shape}")
+    if array.size == 0:
+        return
     if array.shape[1] > 1 and array.strides[1] != array.itemsize:
         array = np.ascontiguousarray(array)
     _core.gram_add(gram, array, points_as_rows, torch.get_num_threads())
@@ -87,6 +94,6 @@ def gram_add(gram: Float64Array, block: npt.ArrayLike | torch.Tensor, *, points_
 def gram_matrix(points: npt.ArrayLike | torch.Tensor) -> Float64Array:
     """Return the centred Gram matrix ``[n, n]`` of points ``[n, D]`` (see :func:`gram_add`)."""
     array = as_float_array(points, "points")
-    gram = np.zeros((array.shape[0], array.shape[0]))
+    gram = new_gram(array.shape[0])
     gram_add(gram, array, points_as_rows=True)
     return gram

@@ -176,7 +176,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         squared = self._squared_distances(X)
         if self.mode == "points":
             labels = squared.argmin(axis=-1).astype(np.int32)
-            return np.stack([np.bincount(row, minlength=self.n_clusters_) for row in labels]) / labels.shape[1]
+            return _shares(labels, self.n_clusters_)
         if self.mode == "kmeans":
             return core.one_hot(_argmax(-squared), self.n_clusters_)
         return core.fuzzify(squared, self.fuzzifier)
@@ -223,7 +223,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         result, curve = self._fit_rows(points, options)
         labels = result.labels.reshape(tasks, -1)
         clusters = len(result.centers) if result.centers is not None else 0
-        shares = np.stack([np.bincount(row, minlength=clusters) for row in labels]) / labels.shape[1]
+        shares = _shares(labels, clusters)
         return (
             replace(result, memberships=shares, labels=_argmax(shares)),
             curve,
@@ -395,6 +395,13 @@ def checked_gram(G: npt.ArrayLike | torch.Tensor) -> Float64Array:
 def _argmax(rows: Float64Array) -> npt.NDArray[np.int32]:
     largest: npt.NDArray[np.int32] = rows.argmax(axis=1).astype(np.int32)
     return largest
+
+
+def _shares(labels: npt.NDArray[np.int32], n_clusters: int) -> Float64Array:
+    """Return [tasks, K] shares of each task's points [tasks, P] by cluster."""
+    counts = np.stack([np.bincount(row, minlength=n_clusters) for row in labels])
+    shares: Float64Array = counts / labels.shape[1]
+    return shares
 
 
 def _require(holds: bool, name: str, rule: str, value: object) -> None:

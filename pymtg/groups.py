@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from pymtg import _clustering as core
+from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
 from pymtg.cluster import FuzzyKMeans, checked_gram
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
@@ -142,17 +142,9 @@ class TaskGroups:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the groups to a file; an existing one stays as it is until the new one is complete."""
-        target = Path(path)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> TaskGroups:
@@ -317,9 +309,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

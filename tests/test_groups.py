@@ -1,0 +1,134 @@
+"""TaskGroups and cluster_tasks."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pymtg import DataMap, TaskGroups, TaskLayout, cluster_tasks
+from pymtg._gram import gram_add, new_gram
+from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
+
+
+class FakeMap:
+    """What cluster_tasks needs of a data map: three kinds of tasks, two snapshots."""
+
+    def __init__(self, snapshots=2, tasks=7):
+        rng = np.random.default_rng(0)
+        self.layout = SimpleNamespace(names=tuple("abcdefghij"[:tasks]))
+        kinds = np.array([0, 0, 1, 1, 2, 2, 2])[:tasks] * 0.3
+        maps = [
+            SimpleNamespace(
+                mean=torch.tensor(kinds + 0.1 + 0.02 * rng.random((50, tasks)), dtype=torch.float32),
+                std=torch.tensor(kinds / 2 + 0.01 * rng.random((50, tasks)), dtype=torch.float32),
+            )
+            for _ in range(max(snapshots, 1))
+        ]
+        self.snapshots = tuple(maps) if snapshots else ()
+        self.mean, self.std = maps[0].mean, maps[0].std
+
+    def gram(self):
+        gram = new_gram(len(self.layout.names))
+        for snapshot in self.snapshots or [self]:
+            gram_add(gram, snapshot.mean)
+            gram_add(gram, snapshot.std)
+        return torch.from_numpy(gram)
+
+
+GROUPS = [["a", "b"], ["c", "d"], ["e", "f", "g"]]
+
+
+@pytest.mark.parametrize("mode", ["kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points"])
+@pytest.mark.parametrize("snapshots", [0, 2])
+def test_data_map_is_grouped_in_every_mode_under_every_seed(mode, snapshots):
+    for seed in range(3):
+        groups = cluster_tasks(FakeMap(snapshots), 3, mode=mode, random_state=seed)
+        assert groups.groups == GROUPS
+        assert groups.names == tuple("abcdefg")
+        np.testing.assert_allclose(groups.memberships.sum(axis=1), 1)
+
+
+def test_gram_array_tensor_and_auto():
+    gram = FakeMap().gram()
+    by_tensor = cluster_tasks(gram, "auto", random_state=0, cluster_range=(2, 5))
+    assert by_tensor.names[:2] == ("task0", "task1")
+    assert by_tensor.num_groups == 3
+    assert by_tensor.quality["silhouette"] == by_tensor.quality["silhouette_scores"][3]
+    assert cluster_tasks(gram.numpy(), "auto", random_state=0, cluster_range=(2, 5)) == by_tensor
+
+
+def test_real_data_map():
+    data_map = DataMap(20, TaskLayout.binary(["a", "b", "c"]))
+    rng = torch.Generator().manual_seed(0)
+    for epoch in range(3):
+        p = torch.rand(20, 3, generator=rng)
+        p[:, 1] = p[:, 0]
+        data_map.update(p, torch.arange(20))
+        data_map.snapshot(epoch)
+    for mode in ("kmeans-fuzzified", "points"):
+        groups = cluster_tasks(data_map, 2, mode=mode, random_state=0)
+        np.testing.assert_allclose(groups.memberships[0], groups.memberships[1], atol=1e-12)
+    assert cluster_tasks(data_map, 2, random_state=0).groups == [["a", "b"], ["c"]]
+
+
+def test_json_round_trip(tmp_path):
+    groups = cluster_tasks(FakeMap(), "auto", random_state=0, cluster_range=(2, 5))
+    path = tmp_path / "groups.json"
+    path.write_text("an old file")
+    groups.to_json(path)
+    again = TaskGroups.from_json(path)
+    assert again == groups
+    np.testing.assert_array_equal(again.memberships, groups.memberships)
+    written = json.loads(path.read_text())
+    assert written["tasks"]["a"] == {"memberships": groups.memberships[0].tolist(), "label": 0}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["groups.json"]
+    assert "group 2 (3 tasks)" in str(groups)
+    assert repr(groups).startswith("TaskGroups(7 tasks in 3 groups")
+
+
+def test_malformed_files(tmp_path):
+    path = tmp_path / "groups.json"
+    groups = cluster_tasks(FakeMap(), 3, random_state=0)
+    groups.to_json(path)
+    whole = path.read_text()
+    good = groups.to_dict()
+    bad_label = {**good, "tasks": {**good["tasks"], "a": {**good["tasks"]["a"], "label": 9}}}
+    no_label = {**good, "tasks": {**good["tasks"], "a": {"memberships": [1, 0, 0]}}}
+    cases = [whole[: len(whole) // 2], "", "[]", "{}", json.dumps({**good, "version": 2})]
+    cases += [json.dumps(case) for case in (bad_label, no_label, {**good, "tasks": []})]
+    for text in cases:
+        path.write_text(text)
+        with pytest.raises(FileFormatError):
+            TaskGroups.from_json(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FileFormatError):
+        TaskGroups.from_json(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ((np.eye(3), 4), InvalidArgumentError, "n_clusters"),
+        ((np.ones((4, 4)), 2), InvalidArgumentError, "number of tasks that differ"),
+        ((np.eye(3), 2, ["a", "b"]), InvalidArgumentError, "task_names must have one entry per task"),
+        ((np.eye(3), 2, ["a", "b", "b"]), InvalidArgumentError, "unique"),
+        ((np.full((3, 3), np.nan), 2), InvalidArgumentError, "finite"),
+        (("map", 2), InvalidTypeError, "numbers"),
+        ((7, 2), InvalidTypeError, "DataMap"),
+        ((np.eye(3), "some"), InvalidArgumentError, "'auto'"),
+    ],
+)
+def test_bad_input(arguments, error, match):
+    with pytest.raises(error, match=match):
+        cluster_tasks(*arguments)
+
+
+def test_bad_groups():
+    with pytest.raises(InvalidArgumentError, match="sum to 1"):
+        TaskGroups(("a",), np.array([[0.5, 0.2]]), np.array([0]))
+    with pytest.raises(InvalidArgumentError, match="labels must be"):
+        TaskGroups(("a",), np.array([[0.5, 0.5]]), np.array([2]))
+    with pytest.raises(InvalidArgumentError, match="memberships must be"):
+        TaskGroups(("a", "b"), np.array([[0.5, 0.5]]), np.array([0, 0]))
