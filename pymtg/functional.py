@@ -243,6 +243,8 @@ def _check(
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
         raise InvalidTypeError(f"ignore_index must be an integer; got {ignore_index!r}")
+    if isinstance(ignore_index, int) and not -(2**63) <= ignore_index < 2**63:
+        raise InvalidArgumentError(f"ignore_index must fit 64 bits; got {ignore_index}")
     if logits.dim() != 2 or logits.shape[1] != layout.num_logits:
         raise InvalidArgumentError(f"logits must be [B, {layout.num_logits}] for this layout; got {list(logits.shape)}")
     if targets.dim() != 2 or targets.shape[0] != logits.shape[0] or targets.shape[1] != layout.num_tasks:
