@@ -106,7 +106,7 @@ def test_metrics_follow_the_schema(digits):
     stages = {stage["name"]: stage for stage in metrics["stages"]}
     assert list(stages) == ["joint", "grouping", "group 0", "group 1", "group 2"]
     assert all(stage["seconds"] > 0 for stage in stages.values())
-    assert stages["joint"]["parameters"] == 64 * 128 + 128 + 128 * 15 + 15
+    assert stages["joint"]["parameters"] == 64 * 128 + 128 + 128 * 128 + 128 + 128 * 15 + 15
     assert len(stages["group 2"]["loss"]) == len(stages["group 2"]["val_score"]) == 2
     assert metrics["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
     assert metrics["parameters"] == {"stg": 3 * stages["joint"]["parameters"], "mtl": stages["joint"]["parameters"]}
