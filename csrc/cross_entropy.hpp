@@ -111,6 +111,8 @@ Outcome record(const MapState& map, int64_t num_tasks, const float* signed_proba
 // --- one copy per instruction set
 // -------------------------------------------------------------------------------
 
+// A softmax is summed in parts: one running sum over thousands of classes would lose the small ones.
+constexpr int64_t kClassesPerSum = 32;
 constexpr int64_t kLanesOfRows = 16;  // rows that are computed together
 constexpr int64_t kTasksOfPadding =
     32;  // scratch rows are longer than T by this, so that whole vectors may be used

@@ -30,7 +30,12 @@ TaskResult softmax_task(const double* x, int64_t num_classes, int64_t y, double*
   for (int64_t c = 1; c < num_classes; ++c)
     if (x[c] > top || std::isnan(x[c])) top = x[c], best = c;
   double total = 0;
-  for (int64_t c = 0; c < num_classes; ++c) total += probabilities[c] = std::exp(x[c] - top);
+  for (int64_t first = 0; first < num_classes; first += kClassesPerSum) {
+    double part = 0;
+    for (int64_t c = first; c < std::min(first + kClassesPerSum, num_classes); ++c)
+      part += probabilities[c] = std::exp(x[c] - top);
+    total += part;
+  }
   for (int64_t c = 0; c < num_classes; ++c) probabilities[c] /= total;
   return {std::log(total) - (x[y] - top), std::exp(x[y] - top) / total, best == y};
 }

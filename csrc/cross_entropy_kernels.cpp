@@ -10,8 +10,6 @@ namespace {
 
 constexpr int32_t kMissingGold = 0x7fc00000;  // NaN
 constexpr int32_t kSign = INT32_MIN;
-// One running sum over thousands of classes would lose the small ones among them.
-constexpr int64_t kClassesPerSum = 32;
 
 struct BinaryResult {
   VF loss, slope;  // slope: d loss / d logit, of the whole loss
