@@ -65,8 +65,9 @@ def check(case: Case, backend: str) -> None:
     heaviest = per_task / case.upstream.double().abs().clamp(min=1e-30) * truth.valid.sum(0).clamp(min=1)
     assert_within(losses, plain.losses, truth.losses, MARGIN[wide(dtype)] * unit * magnitude * heaviest, case)
 
-    # A sum over classes is rounded as often as it has terms; in float64 the reference's is one running sum.
-    spread = torch.tensor(max(case.layout.num_classes)).sqrt() / (1 if wide(dtype) == torch.float64 else 4)
+    # Where one class outweighs thousands, each of them is rounded away from the same sum: an error that grows with
+    # their number. In float64 the reference has one running sum; in float32 it and C++ do better.
+    spread = max(case.layout.num_classes) / (8 if wide(dtype) == torch.float64 else 64)
     margin = (MARGIN[wide(dtype)] + spread) * unit * factors.expand_as(truth.gradient)
     if dtype != wide(dtype):  # the gradient is rounded to the logits' dtype; subnormal halves lie evenly
         finfo = torch.finfo(dtype)
