@@ -12,7 +12,7 @@ from pathlib import Path
 def paired_seconds(calls: dict[str, Callable[[], object]], rounds: int, most_seconds: float) -> dict[str, list[float]]:
     """Time all calls in turn, round after round, so that a machine that changes speed changes it for all.
 
-    Returns the seconds of one call per round. A call is repeated within a round until it took 2 ms; calls that take
+    Returns the seconds of one call per round. A call is repeated within a round until it took 10 ms; calls that take
     more than `most_seconds` / `rounds` get fewer rounds, at least three.
     """
     repeats, left = {}, {}
@@ -21,7 +21,7 @@ def paired_seconds(calls: dict[str, Callable[[], object]], rounds: int, most_sec
         start = time.perf_counter()
         call()
         once = time.perf_counter() - start
-        repeats[name] = max(1, int(0.002 / max(once, 1e-7)))
+        repeats[name] = max(1, int(0.010 / max(once, 1e-7)))
         left[name] = max(3, min(rounds, int(most_seconds / max(once, 1e-7))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()

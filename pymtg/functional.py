@@ -157,11 +157,9 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        with torch.no_grad():
-            if not _known_ones(upstream):
-                gradient = _ops.scale_gradient(gradient, upstream, ctx.layout, ctx.backend)
-            gradient = gradient.to(ctx.dtype)
-        return _once(gradient), *[None] * 8
+        if not _known_ones(upstream):
+            gradient = _ops.scale_gradient(gradient, upstream.detach(), ctx.layout, ctx.backend)
+        return _once(gradient, ctx.dtype), None, None, None, None, None, None, None, None
 
 
 class _WeightedTotal(torch.autograd.Function):
@@ -187,16 +185,15 @@ class _WeightedTotal(torch.autograd.Function):
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
         ctx.mark_non_differentiable(losses)
+        ctx.set_materialize_grads(False)  # no zeros for the losses that nothing flows back from
         return _total(losses, task_weights), losses
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        with torch.no_grad():
-            if not _known_ones(upstream):
-                gradient = gradient * upstream
-            gradient = gradient.to(ctx.dtype)
-        return _once(gradient), *[None] * 9
+        if not _known_ones(upstream):
+            gradient = gradient * upstream.detach()
+        return _once(gradient, ctx.dtype), None, None, None, None, None, None, None, None, None
 
 
 class _Once(torch.autograd.Function):
@@ -213,16 +210,18 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _once(gradient: Tensor) -> Tensor:
-    """Make a derivative of `gradient` an error: autograd would take it for a constant."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+def _once(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the gradient in the logits' dtype. Its derivative is an error: autograd would take it for a constant."""
+    if gradient.dtype != dtype:
+        gradient = gradient.to(dtype)
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return gradient
     return _Once.apply(gradient.detach().requires_grad_())  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _known_ones(upstream: Tensor) -> bool:
     """Whether it is free to see that every entry is one: in eager mode, on the CPU."""
-    if torch.compiler.is_compiling() or upstream.device.type != "cpu" or not upstream.is_contiguous():
+    if torch.compiler.is_compiling() or not upstream.is_cpu or not upstream.is_contiguous():
         return False
     return _cpp.all_ones(upstream)
 
