@@ -112,6 +112,17 @@ def loss_plain_table() -> str:
     return rows_to_markdown(header, rows) + machine(document)
 
 
+def overhead_table() -> str:
+    """Each layer of the loss on its own, microseconds."""
+    document = load("overhead.json")
+    if document is None:
+        return MISSING
+    shapes = {b["group"]: b["extra_info"]["median_seconds"] for b in document["benchmarks"]}
+    names = list(next(iter(shapes.values())))
+    rows = [[name, *(f"{medians[name] * 1e6:.3g}" for medians in shapes.values())] for name in names]
+    return rows_to_markdown(["microseconds", *shapes], rows) + machine(document)
+
+
 def kmeans_table() -> str:
     """k-means end to end from the features against scikit-learn."""
     document = load("kmeans.json")
@@ -179,6 +190,7 @@ def quality_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], 
 TABLES: dict[str, Callable[[], str]] = {
     "loss": loss_table,
     "loss-plain": loss_plain_table,
+    "overhead": overhead_table,
     "kmeans": kmeans_table,
     "digits": quality_table("compare-digits"),
     "scene": quality_table("compare-scene", "roc_auc"),
