@@ -189,7 +189,9 @@ class _WeightedTotal(torch.autograd.Function):
         return _total(losses, task_weights), losses
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (None,) * 10
         (gradient,) = ctx.saved_tensors
         if not _known_ones(upstream):
             gradient = gradient * upstream.detach()
