@@ -534,13 +534,21 @@ def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
         "--out",
         tmp_path / "out",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / "out").exists():  # made right before training starts
-            assert process.poll() is None
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+
+    def listen() -> None:  # what runs the tests in the background ignores Ctrl-C, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=listen, **pipes) as process:
+        try:
+            while not (tmp_path / "out").exists():  # made right before training starts
+                assert process.poll() is None
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert (output, errors) == ("", "pymtg stg: interrupted\n")
     assert not os.listdir(tmp_path / "out")
