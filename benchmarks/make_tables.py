@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,9 +181,34 @@ def quality_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], 
             row += [f"{first[method]['parameters']['mean']:,.0f}", f"{first[method]['epochs']['mean']:.0f}"]
             rows.append([*row, f"{first[method]['seconds']['mean']:.1f}"])
         seeds, groups = len(document["seeds"]), document["num_groups"]
-        note = f"\n{metric.replace('_', ' ').capitalize()}, K = {groups}, {seeds} seeds; bold is a column's highest. "
+        shown = metric.replace("_", " ").capitalize().replace("Roc auc", "ROC AUC")
+        note = f"\n{shown}, K = {groups}, {seeds} seeds; bold is a column's highest. "
         note += "Parameters, epochs and seconds are those of the first column.\n"
         return rows_to_markdown(header, rows) + note
+
+    return build
+
+
+def difference_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], str]:
+    """STG less each baseline in the first view, paired by seed: mean, standard error, and their ratio."""
+
+    def build() -> str:
+        document = load(f"{name}/comparison.json")
+        if document is None:
+            return MISSING
+        methods = next(iter(document["views"].values()))["methods"]
+        baselines = ["mtl", "ensemble", "random_groups", "stl"]
+        rows = []
+        for method in ("stg_soft", "stg_joint"):
+            row = [LABELS[method]]
+            for other in baselines:
+                pairs = zip(*(methods[m]["metrics"][metric]["values"] for m in (method, other)), strict=True)
+                differences = [a - b for a, b in pairs]
+                error = statistics.stdev(differences) / len(differences) ** 0.5
+                mean = statistics.mean(differences)
+                row.append(f"{mean:+.4f} ± {error:.4f} ({mean / error:+.1f})")
+            rows.append(row)
+        return rows_to_markdown(["less", *(LABELS[other] for other in baselines)], rows)
 
     return build
 
@@ -193,6 +219,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead_table,
     "kmeans": kmeans_table,
     "digits": quality_table("compare-digits"),
+    "digits-differences": difference_table("compare-digits"),
     "scene": quality_table("compare-scene", "roc_auc"),
     "yeast": quality_table("compare-yeast", "roc_auc"),
 }
