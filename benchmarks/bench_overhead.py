@@ -49,14 +49,19 @@ def layers(layout):
         leaf.grad = None
         loss(leaf, targets, *extra).backward()
 
+    def bare(arguments, *owners):  # the owners of the addresses live as long as the call
+        return lambda: (_core.cross_entropy_forward_float(*arguments), owners)
+
+    owners = (logits, targets, ids, data_map, losses, gradient, layout)
+
     def nothing():
         leaf.grad = None
         Nothing.apply(leaf).backward()
 
     op = _ops.multitask_cross_entropy
     return {
-        "C++": lambda: _core.cross_entropy_forward_float(*without),
-        "C++ + map": lambda: _core.cross_entropy_forward_float(*with_map),
+        "C++": bare(without, *owners),
+        "C++ + map": bare(with_map, *owners),
         "backend": lambda: _cpp.cross_entropy(logits, targets, layout),
         "operator": lambda: op(logits, targets, None, None, None, None, None, layout.handle, -100, "cpp", True),
         "module, forward": lambda: plain(leaf, targets),
