@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     If anything fails (a full disk, an interruption) the temporary file is removed and `path` is as it was.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:  # of the temporary file, whose name says nothing to the caller
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
     os.close(handle)
     try:
         yield Path(name)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pymtg import _words
 from pymtg._files import replacing
 from pymtg._reference import MapState
 from pymtg.errors import FileFormatError, InvalidArgumentError, PymtgError
@@ -51,7 +52,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except safetensors.SafetensorError as error:
         raise FileFormatError(f"{os.fspath(path)} is truncated or no safetensors file: {error}") from error
     try:
-        state |= json.loads(metadata["map"])
+        plain = json.loads(metadata["map"])
+        if not isinstance(plain, dict) or set(plain) != {"layout", "ddof"}:
+            raise InvalidArgumentError("its metadata must hold layout and ddof, and nothing else")
+        state |= plain
         layout = TaskLayout.from_dict(state["layout"])
         _check_consistent(state, layout)
     except (KeyError, TypeError, ValueError, PymtgError) as error:
@@ -84,7 +88,13 @@ def _check_consistent(state: Mapping[str, Any], layout: TaskLayout) -> None:
     )
     if samples < 1 or tasks != layout.num_tasks or state["ddof"] not in (0, 1):
         raise InvalidArgumentError(f"words {list(words.shape)} and ddof {state['ddof']!r} do not fit its layout")
-    checked_state(state, expected, layout, state["ddof"])
+    for epoch, words_then, counts_then in [
+        (None, words, counts),
+        *checked_state(state, expected, layout, state["ddof"]),
+    ]:
+        where = "its state" if epoch is None else f"its snapshot of epoch {epoch}"
+        if bool((counts_then < 0).any()) or float(torch.stack(_words.unpack_values(words_then)).max()) > 1:
+            raise InvalidArgumentError(f"{where} holds negative counts, or means or deviations above 1")
 
 
 def checked_state(

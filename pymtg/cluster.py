@@ -389,6 +389,11 @@ def checked_gram(G: npt.ArrayLike | torch.Tensor) -> Float64Array:
         )
     if gram.diagonal().min() < -1e-12 * scale:
         raise InvalidArgumentError(f"the Gram matrix must not have a negative diagonal; got {gram.diagonal().min()}")
+    squared = float((gram.diagonal()[:, None] + gram.diagonal() - 2 * gram).min())
+    if squared < -1e-8 * scale:
+        raise InvalidArgumentError(
+            f"the Gram matrix must give no negative squared distance; got {squared} (is it a matrix of distances?)"
+        )
     return gram
 
 

@@ -95,9 +95,18 @@ def _target_matrix(targets: Any, num_tasks: int, argument: str) -> torch.Tensor:
     if matrix.ndim != 2 or matrix.shape[1] != num_tasks:
         shape = list(matrix.shape)
         raise InvalidArgumentError(f"{argument} must have targets [samples, {num_tasks}] for this layout; got {shape}")
-    if matrix.is_floating_point():
-        raise InvalidTypeError(f"{argument} must have integer targets (-100 for a missing label); got {matrix.dtype}")
-    return matrix
+    return _class_numbers(matrix, argument) if matrix.is_floating_point() else matrix
+
+
+def _class_numbers(matrix: torch.Tensor, argument: str) -> torch.Tensor:
+    """Return floating targets as integers, NaN as the label that stands for "missing"."""
+    missing = matrix.isnan()
+    if not bool((missing | (matrix == matrix.floor())).all()):
+        value = matrix[~missing & (matrix != matrix.floor())][0].item()
+        raise InvalidArgumentError(
+            f"{argument} must have class numbers as targets (NaN or -100 if missing); got {value}"
+        )
+    return matrix.masked_fill(missing, IGNORE_INDEX).long()
 
 
 def _cuts(num_samples: int, batch_size: int) -> list[tuple[int, int]]:

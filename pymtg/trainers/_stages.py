@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,16 @@ class Setting:
     train: BatchSource
     val: BatchSource | None
     reporter: Reporter
+    built: list[weakref.ref[nn.Module]] = field(default_factory=list)
+
+    def build(self, layout: TaskLayout) -> nn.Module:
+        """Call the model factory; InvalidArgumentError if it hands out a network that it has handed out before."""
+        network = self.model(layout)
+        if isinstance(network, nn.Module):
+            if any(earlier() is network for earlier in self.built):
+                raise InvalidArgumentError("model must build a new network at each call; it returned one a second time")
+            self.built.append(weakref.ref(network))
+        return network
 
     @classmethod
     def of(
@@ -78,7 +89,7 @@ class Setting:
         """Train network `index` on all tasks with equal weights; 0 is the joint network, others make an ensemble."""
         job = Job(
             name="joint" if index == 0 else f"member {index}",
-            build=lambda: self.model(self.layout),
+            build=lambda: self.build(self.layout),
             layout=self.layout,
             seed=stage_seed(self.seed, "joint", index),
             epochs=epochs,
@@ -92,7 +103,7 @@ class Setting:
         layout = self.layout.select([task])
         job = Job(
             name=f"task {self.layout.names[task]}",
-            build=lambda: self.model(layout),
+            build=lambda: self.build(layout),
             layout=layout,
             seed=stage_seed(self.seed, "task", task),
             epochs=epochs,
@@ -112,7 +123,7 @@ class Setting:
         """Train network k with task weights [T], from a copy of `start` or afresh."""
         job = Job(
             name=f"{name} {k}",
-            build=(lambda: self.model(self.layout)) if start is None else (lambda: copy.deepcopy(start)),
+            build=(lambda: self.build(self.layout)) if start is None else (lambda: copy.deepcopy(start)),
             layout=self.layout,
             seed=stage_seed(self.seed, "group", k),
             epochs=epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -87,7 +88,9 @@ class TrainConfig:
         check_int("batch_size", self.batch_size, 1)
         check_int("num_workers", self.num_workers, 0)
         if self.num_threads is not None:
-            check_int("num_threads", self.num_threads, 1)
+            most = 4 * max(16, os.cpu_count() or 1)  # OpenMP ends the process where it cannot start them
+            if check_int("num_threads", self.num_threads, 1) > most:
+                raise InvalidArgumentError(f"num_threads must be at most {most} here; got {self.num_threads}")
         if isinstance(self.lr, bool) or not isinstance(self.lr, (int, float)):
             raise InvalidTypeError(f"lr must be a number; got {self.lr!r}")
         if not 0 < self.lr < float("inf"):

@@ -229,13 +229,14 @@ class STGTrainer:
         Parameters
         ----------
         inputs
-            A tensor or array [N, ...], or a dataset of (input, targets), whose targets are not used.
+            A tensor or array [N, ...], or a dataset of (input, targets), whose targets are not used. Floating inputs
+            become torch's default dtype, as in :meth:`fit`.
         combine
             ``"soft"`` or ``"hard"``; see the class.
 
         Returns
         -------
-        [N, layout.num_logits] on the CPU, float32 (float64 from float64 networks), in the logits' columns: P(y = 1)
+        [N, layout.num_logits] on the CPU, float32 at least, in the logits' columns: P(y = 1)
         for a one-logit task, C probabilities that sum to 1 for a softmax task. The networks run in eval mode and get
         their own modes back.
 
@@ -286,6 +287,8 @@ class STGTrainer:
         if isinstance(inputs, np.ndarray):
             inputs = torch.from_numpy(np.ascontiguousarray(inputs))
         if isinstance(inputs, torch.Tensor):
+            if inputs.is_floating_point():  # as from_arrays does for fit: numpy's default is float64, torch's float32
+                inputs = inputs.to(torch.get_default_dtype())
             logits = predict_batches(network, input_batches(inputs, self.config), self.layout, self.config)
         else:
             source = batch_source(inputs, self.layout, self.config, "inputs")
