@@ -4,10 +4,6 @@
 #include <stdexcept>
 #include <string>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 namespace pymtg {
 
 Isa widest_isa() {
@@ -52,14 +48,6 @@ static Isa chosen_isa() {
 Isa current_isa() {
   static const Isa isa = chosen_isa();
   return isa;
-}
-
-int default_threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
 }
 
 bool has_openmp() {

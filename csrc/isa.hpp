@@ -14,8 +14,6 @@ Isa current_isa();
 
 const char* isa_name(Isa isa);
 
-// Number of OpenMP threads the runtime would use now (1 without OpenMP).
-int default_threads();
 bool has_openmp();
 
 }  // namespace pymtg

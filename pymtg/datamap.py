@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -313,9 +312,9 @@ class DataMap:
         Features are the mean and standard deviation of every sample at every snapshot (at the present state where none
         was taken), each centred over the tasks. Read in slabs: no feature vector is held.
         """
-        from pymtg._gram import gram_add
+        from pymtg._gram import gram_add, new_gram
 
-        gram = np.zeros((self.num_tasks, self.num_tasks))
+        gram = new_gram(self.num_tasks)
         for snapshot in self._snapshots or [self._now()]:
             for slab in snapshot.slabs():
                 gram_add(gram, slab)

@@ -232,6 +232,7 @@ def test_odd_names_are_drawn_as_they_are(tmp_path):
     names = [EVIL, "$\\frac{", "任务", "a\nb", "x" * 200, "^_{}"]
     save_data_map(tmp_path / "d.png", make_map(5, 6, names), make_groups(6, 2, names))
     save_memberships(tmp_path / "m.png", make_groups(6, 2, names))
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("d.png", "m.png"))
 
 
 def test_same_data_same_bytes():
