@@ -15,7 +15,7 @@ help:
 	@echo "make test        all tests"
 	@echo "make lint        ruff, mypy, clang-format"
 	@echo "make check-dist  build sdist and wheel, install the wheel, try it outside the repository"
-	@echo "make bench       benchmarks, results in benchmarks/results (about 20 minutes)"
+	@echo "make bench       benchmarks, results in benchmarks/results (takes long: scikit-learn is measured too)"
 	@echo "make tables      README's and docs' tables from benchmarks/results"
 
 setup: $(INSTALLED)
