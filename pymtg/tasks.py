@@ -1,9 +1,8 @@
-"""The layout of the tasks' logits: which columns of the logits matrix belong to which task."""
+"""The layout of the tasks' outputs: which columns of the logits matrix belong to which task."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from pymtg._layout_checks import (
+    Weights,
+    checked_class_weights,
+    checked_counts,
+    checked_kinds,
+    checked_names,
+    checked_pos_weight,
+    classes_in,
+    shortened,
+    target_array,
+)
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
 __all__ = ["TaskLayout"]
-
-_Weights = tuple[float, ...] | None
 
 _HANDLES = itertools.count(1)
 _LAYOUTS: weakref.WeakValueDictionary[int, TaskLayout] = weakref.WeakValueDictionary()
@@ -31,7 +39,8 @@ class TaskLayout:
     names
         One unique, non-empty name per task.
     num_classes
-        Logits per task: 1 for a binary task with one logit (sigmoid), C >= 2 for a softmax over C classes.
+        Logits per task: 1 for a binary task with one logit (sigmoid), C >= 2 for a softmax over C classes; the number
+        of outputs, usually 1, for a regression task.
     pos_weight
         Per task, the weight of the positive class of a one-logit task, as in
         :class:`torch.nn.BCEWithLogitsLoss`; ``None`` (all tasks, or one entry) means 1.
@@ -39,12 +48,15 @@ class TaskLayout:
         Per task, C_t class weights of a softmax task, as ``weight`` in :class:`torch.nn.CrossEntropyLoss`;
         ``None`` (all tasks, or one entry) means ones. The mean is over the number of rows, *not* over the sum of
         their weights, so that a task's loss does not depend on which rows share its batch.
+    kinds
+        Per task ``"classification"`` or ``"regression"``; ``None`` means that all are classification tasks. The
+        columns of a regression task are predictions, not logits, and its targets are real numbers, NaN where missing.
 
     Raises
     ------
     InvalidArgumentError
-        For no tasks, duplicate or empty names, a class count below 1, or weights of a wrong length, of the wrong
-        kind of task, negative or not finite.
+        For no tasks, duplicate or empty names, a class count below 1, an unknown kind, or weights of a wrong length,
+        of the wrong kind of task, negative or not finite.
     InvalidTypeError
         For names that are not strings or counts that are not integers.
 
@@ -53,14 +65,19 @@ class TaskLayout:
     >>> layout = TaskLayout(["digit", "odd"], [10, 1])
     >>> layout.num_tasks, layout.num_logits, layout.offsets
     (2, 11, (0, 10, 11))
+    >>> TaskLayout(["digit", "slant"], [10, 1], kinds=["classification", "regression"]).has_regression
+    True
     """
 
     names: tuple[str, ...]
     num_classes: tuple[int, ...]
     pos_weight: tuple[float | None, ...] | None = None
-    class_weights: tuple[_Weights, ...] | None = None
+    class_weights: tuple[Weights, ...] | None = None
+    kinds: tuple[str, ...] = ()
     offsets: tuple[int, ...] = field(init=False, repr=False, compare=False)
     """T + 1 column numbers: task t owns logits ``offsets[t]:offsets[t + 1]``."""
+    has_regression: bool = field(init=False, repr=False, compare=False)
+    """Whether any of the tasks is a regression."""
     handle: int = field(init=False, repr=False, compare=False)
     _positions: dict[str, int] = field(init=False, repr=False, compare=False)
 
@@ -70,12 +87,15 @@ class TaskLayout:
         num_classes: Sequence[int],
         pos_weight: Sequence[float | None] | torch.Tensor | np.ndarray | None = None,
         class_weights: Sequence[Sequence[float] | torch.Tensor | np.ndarray | None] | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         set_field = object.__setattr__  # frozen: the only place where fields are set
-        set_field(self, "names", _checked_names(names))
-        set_field(self, "num_classes", _checked_counts(num_classes, self.names))
-        set_field(self, "pos_weight", _checked_pos_weight(pos_weight, self))
-        set_field(self, "class_weights", _checked_class_weights(class_weights, self))
+        set_field(self, "names", checked_names(names))
+        set_field(self, "num_classes", checked_counts(num_classes, self.names))
+        set_field(self, "kinds", checked_kinds(kinds, self.names))
+        set_field(self, "has_regression", "regression" in self.kinds)
+        set_field(self, "pos_weight", checked_pos_weight(pos_weight, self))
+        set_field(self, "class_weights", checked_class_weights(class_weights, self))
         # Not on first use: torch.compile cannot trace functools.cached_property (it locks in Python 3.11).
         set_field(self, "offsets", tuple(itertools.accumulate(self.num_classes, initial=0)))
         set_field(self, "_positions", {name: t for t, name in enumerate(self.names)})
@@ -90,12 +110,17 @@ class TaskLayout:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, also in another process, gets a handle of its own.
-        return (TaskLayout, (self.names, self.num_classes, self.pos_weight, self.class_weights))
+        return (TaskLayout, (self.names, self.num_classes, self.pos_weight, self.class_weights, self.kinds))
 
     @classmethod
     def binary(cls, names: Sequence[str], pos_weight: Sequence[float | None] | None = None) -> TaskLayout:
         """Return a layout of one-logit binary tasks."""
         return cls(names, [1] * len(names), pos_weight=pos_weight)
+
+    @classmethod
+    def regression(cls, names: Sequence[str]) -> TaskLayout:
+        """Return a layout of regression tasks with one output each."""
+        return cls(names, [1] * len(names), kinds=["regression"] * len(names))
 
     @classmethod
     def from_targets(
@@ -115,7 +140,7 @@ class TaskLayout:
         InvalidArgumentError
             If the array is not 2-D, holds fractions or negative labels, or has a task without any label.
         """
-        array = _target_array(targets)
+        array = target_array(targets)
         if array.ndim != 2 or array.shape[1] == 0:
             raise InvalidArgumentError(
                 f"targets must be [samples, tasks] with at least one task; got shape {array.shape}"
@@ -126,7 +151,7 @@ class TaskLayout:
             raise InvalidArgumentError(
                 f"names must have one entry per column of targets ({array.shape[1]}); got {len(names)}"
             )
-        return cls(names, [_classes_in(array[:, t], names[t], ignore_index) for t in range(array.shape[1])])
+        return cls(names, [classes_in(array[:, t], names[t], ignore_index) for t in range(array.shape[1])])
 
     @property
     def num_tasks(self) -> int:
@@ -149,7 +174,7 @@ class TaskLayout:
         try:
             return self._positions[name]
         except KeyError:
-            raise InvalidArgumentError(f"no task is named {name!r}; the tasks are {_shortened(self.names)}") from None
+            raise InvalidArgumentError(f"no task is named {name!r}; the tasks are {shortened(self.names)}") from None
 
     def position(self, task: int | str) -> int:
         """Return the position of a task given by name or position, counted from the end where negative."""
@@ -171,10 +196,15 @@ class TaskLayout:
         return torch.split(logits, list(self.num_classes), dim=-1)
 
     def probabilities(self, logits: torch.Tensor) -> list[torch.Tensor]:
-        """Return per task ``[B, C_t]`` class probabilities; ``[B, 2]`` for a one-logit task."""
+        """Return per task ``[B, C_t]`` class probabilities; ``[B, 2]`` for a one-logit task.
+
+        Those of a regression task are its outputs as they are: predictions.
+        """
         result = []
-        for part in self.split(logits):
-            if part.shape[-1] == 1:
+        for kind, part in zip(self.kinds, self.split(logits), strict=True):
+            if kind == "regression":
+                result.append(part)
+            elif part.shape[-1] == 1:
                 positive = torch.sigmoid(part)
                 result.append(torch.cat([1 - positive, positive], dim=-1))
             else:
@@ -189,11 +219,12 @@ class TaskLayout:
             [self.num_classes[t] for t in at],
             None if self.pos_weight is None else [self.pos_weight[t] for t in at],
             None if self.class_weights is None else [self.class_weights[t] for t in at],
+            [self.kinds[t] for t in at],
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description that :meth:`from_dict` reads."""
-        return {
+        """Return a JSON-ready description that :meth:`from_dict` reads; without kinds where none is a regression."""
+        description: dict[str, Any] = {
             "names": list(self.names),
             "num_classes": list(self.num_classes),
             "pos_weight": None if self.pos_weight is None else list(self.pos_weight),
@@ -201,6 +232,7 @@ class TaskLayout:
             if self.class_weights is None
             else [None if w is None else list(w) for w in self.class_weights],
         }
+        return description | {"kinds": list(self.kinds)} if self.has_regression else description
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> TaskLayout:
@@ -211,126 +243,5 @@ class TaskLayout:
             raise InvalidArgumentError(
                 f"a layout's description needs 'names' and 'num_classes'; got {description!r}"
             ) from None
-        return cls(names, num_classes, description.get("pos_weight"), description.get("class_weights"))
-
-
-def _as_tuple(values: Any, what: str) -> tuple[Any, ...]:
-    values = values.tolist() if isinstance(values, (torch.Tensor, np.ndarray)) else values
-    try:
-        return tuple(values)
-    except TypeError:
-        raise InvalidTypeError(f"{what} must be a sequence; got {values!r}") from None
-
-
-def _shortened(names: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
-
-
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise InvalidTypeError(f"names must be a sequence of strings; got the string {names!r}")
-    names = _as_tuple(names, "names")
-    if not names:
-        raise InvalidArgumentError("names must hold at least one task; got none")
-    seen: set[str] = set()
-    for name in names:
-        if not isinstance(name, str):
-            raise InvalidTypeError(f"names must be strings; got {name!r} of type {type(name).__name__}")
-        if not name:
-            raise InvalidArgumentError("names must not be empty strings")
-        if name in seen:
-            raise InvalidArgumentError(f"names must be unique; {name!r} stands twice")
-        seen.add(name)
-    return names
-
-
-def _checked_counts(num_classes: Sequence[int], names: tuple[str, ...]) -> tuple[int, ...]:
-    counts = _as_tuple(num_classes, "num_classes")
-    if len(counts) != len(names):
-        raise InvalidArgumentError(f"num_classes must have one entry per task ({len(names)}); got {len(counts)}")
-    for name, count in zip(names, counts, strict=True):
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
-            raise InvalidTypeError(f"num_classes must be integers; task {name!r} has {count!r}")
-        if count < 1:
-            raise InvalidArgumentError(f"num_classes must be at least 1; task {name!r} has {count}")
-    return tuple(int(count) for count in counts)
-
-
-def _checked_weight(value: Any, what: str) -> float:
-    try:
-        weight = float(value)
-    except (TypeError, ValueError):
-        raise InvalidTypeError(f"{what} must be a number; got {value!r}") from None
-    if not math.isfinite(weight) or weight < 0:
-        raise InvalidArgumentError(f"{what} must be finite and not negative; got {weight}")
-    return weight
-
-
-def _checked_pos_weight(values: Any, layout: TaskLayout) -> tuple[float | None, ...] | None:
-    if values is None:
-        return None
-    values = _as_tuple(values, "pos_weight")
-    if len(values) != layout.num_tasks:
-        raise InvalidArgumentError(f"pos_weight must have one entry per task ({layout.num_tasks}); got {len(values)}")
-    result: list[float | None] = []
-    for name, count, value in zip(layout.names, layout.num_classes, values, strict=True):
-        weight = None if value is None else _checked_weight(value, f"pos_weight of task {name!r}")
-        if count != 1 and weight not in (None, 1.0):
-            raise InvalidArgumentError(
-                f"pos_weight belongs to one-logit tasks; task {name!r} has {count} logits (use class_weights)"
-            )
-        result.append(weight)
-    return tuple(result) if any(w not in (None, 1.0) for w in result) else None
-
-
-def _checked_class_weights(values: Any, layout: TaskLayout) -> tuple[_Weights, ...] | None:
-    if values is None:
-        return None
-    values = _as_tuple(values, "class_weights")
-    if len(values) != layout.num_tasks:
-        raise InvalidArgumentError(
-            f"class_weights must have one entry per task ({layout.num_tasks}); got {len(values)}"
-        )
-    result: list[_Weights] = []
-    for name, count, value in zip(layout.names, layout.num_classes, values, strict=True):
-        if value is None:
-            result.append(None)
-            continue
-        weights = _as_tuple(value, f"class_weights of task {name!r}")
-        if count == 1:
-            raise InvalidArgumentError(
-                f"class_weights belong to softmax tasks; task {name!r} has one logit (use pos_weight)"
-            )
-        if len(weights) != count:
-            raise InvalidArgumentError(f"class_weights of task {name!r} must have {count} entries; got {len(weights)}")
-        result.append(tuple(_checked_weight(w, f"class_weights of task {name!r}") for w in weights))
-    return tuple(result) if any(w is not None for w in result) else None
-
-
-def _target_array(targets: Any) -> np.ndarray:
-    if isinstance(targets, torch.Tensor):
-        targets = (targets.double() if targets.is_floating_point() else targets).detach().cpu().numpy()
-    try:
-        array = np.asarray(targets)
-    except ValueError as error:
-        raise InvalidArgumentError(f"targets must be [samples, tasks]; {error}") from None
-    if array.dtype.kind not in "biuf":
-        raise InvalidTypeError(f"targets must be numbers; got dtype {array.dtype}")
-    return array
-
-
-def _classes_in(column: np.ndarray, name: str, ignore_index: int) -> int:
-    known = column[column != ignore_index]
-    if column.dtype.kind == "f":
-        known = known[~np.isnan(known)]
-        if np.any(known != np.floor(known)) or np.any(np.isinf(known)):
-            raise InvalidArgumentError(f"targets must be class numbers; task {name!r} holds fractions or infinities")
-    if known.size == 0:
-        raise InvalidArgumentError(
-            f"targets of task {name!r} are all missing; give its class count to TaskLayout instead"
-        )
-    if known.min() < 0:
-        raise InvalidArgumentError(f"targets must not be negative; task {name!r} holds {known.min()}")
-    highest = int(known.max())
-    return 1 if highest <= 1 else highest + 1
+        weights = description.get("pos_weight"), description.get("class_weights")
+        return cls(names, num_classes, *weights, description.get("kinds"))

@@ -212,3 +212,77 @@ def test_unknown_task(task: Any, error: type[Exception], message: str) -> None:
     for look_up in (LAYOUT.columns, lambda task: LAYOUT.select([task])):
         with pytest.raises(error, match=message):
             look_up(task)
+
+
+MIXED = TaskLayout(
+    ["digit", "slant", "odd", "box"],
+    [10, 1, 1, 4],
+    pos_weight=[None, None, 3.0, None],
+    kinds=["classification", "regression", "classification", "regression"],
+)
+
+
+def test_kinds() -> None:
+    assert LAYOUT.kinds == ("classification",) * 3
+    assert not LAYOUT.has_regression and MIXED.has_regression
+    assert "kinds" not in LAYOUT.to_dict()
+    assert TaskLayout(LAYOUT.names, LAYOUT.num_classes, kinds=LAYOUT.kinds) == TaskLayout(
+        LAYOUT.names, LAYOUT.num_classes
+    )
+    assert TaskLayout.regression(["a", "b"]) == TaskLayout(("a", "b"), (1, 1), kinds=["regression"] * 2)
+    assert TaskLayout.regression(["a", "b"]) != TaskLayout.binary(["a", "b"])
+    assert eval(repr(MIXED)) == MIXED
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.deepcopy,
+        dataclasses.replace,
+        lambda layout: pickle.loads(pickle.dumps(layout)),
+        lambda layout: TaskLayout.from_dict(json.loads(json.dumps(layout.to_dict()))),
+        lambda layout: layout.select(range(4)),
+    ],
+    ids=["deepcopy", "replace", "pickle", "dict", "select"],
+)
+def test_kinds_are_copied(copied: Any) -> None:
+    assert copied(MIXED) == MIXED
+    assert copied(MIXED).kinds == ("classification", "regression", "classification", "regression")
+
+
+def test_kinds_are_selected() -> None:
+    assert MIXED.select(["box", "odd"]).kinds == ("regression", "classification")
+    assert not MIXED.select([0, 2]).has_regression
+
+
+def test_probabilities_of_a_regression_task_are_its_outputs() -> None:
+    outputs = torch.randn(5, 16, dtype=torch.float64)
+    digit, slant, odd, box = MIXED.probabilities(outputs)
+    assert torch.equal(slant, outputs[:, 10:11]) and torch.equal(box, outputs[:, 12:])
+    torch.testing.assert_close(digit.sum(1), torch.ones(5, dtype=torch.float64))
+    assert odd.shape == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"kinds": ["regression"]}, InvalidArgumentError, r"kinds must have one entry per task \(2\); got 1"),
+        ({"kinds": "regression"}, InvalidTypeError, "sequence of strings; got the string 'regression'"),
+        ({"kinds": 3}, InvalidTypeError, "kinds must be a sequence; got 3"),
+        ({"kinds": ["regression", "ranking"]}, InvalidArgumentError, "task 'b' has 'ranking'"),
+        ({"kinds": ["regression", None]}, InvalidArgumentError, "task 'b' has None"),
+        (
+            {"kinds": ["regression", "classification"], "pos_weight": [2.0, None]},
+            InvalidArgumentError,
+            "pos_weight must be of classification tasks only; task 'a' is a regression",
+        ),
+        (
+            {"kinds": ["classification", "regression"], "class_weights": [None, [1, 2, 3]]},
+            InvalidArgumentError,
+            "class_weights must be of classification tasks only; task 'b' is a regression",
+        ),
+    ],
+)
+def test_kinds_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TaskLayout(["a", "b"], [1, 3], **options)
