@@ -224,7 +224,8 @@ MIXED = TaskLayout(
 
 def test_kinds() -> None:
     assert LAYOUT.kinds == ("classification",) * 3
-    assert not LAYOUT.has_regression and MIXED.has_regression
+    assert not LAYOUT.has_regression
+    assert MIXED.has_regression
     assert "kinds" not in LAYOUT.to_dict()
     assert TaskLayout(LAYOUT.names, LAYOUT.num_classes, kinds=LAYOUT.kinds) == TaskLayout(
         LAYOUT.names, LAYOUT.num_classes
@@ -258,7 +259,8 @@ def test_kinds_are_selected() -> None:
 def test_probabilities_of_a_regression_task_are_its_outputs() -> None:
     outputs = torch.randn(5, 16, dtype=torch.float64)
     digit, slant, odd, box = MIXED.probabilities(outputs)
-    assert torch.equal(slant, outputs[:, 10:11]) and torch.equal(box, outputs[:, 12:])
+    assert torch.equal(slant, outputs[:, 10:11])
+    assert torch.equal(box, outputs[:, 12:])
     torch.testing.assert_close(digit.sum(1), torch.ones(5, dtype=torch.float64))
     assert odd.shape == (5, 2)
 
