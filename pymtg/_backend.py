@@ -1,7 +1,7 @@
 """Which backends there are, and which one serves given tensors.
 
-A backend is two functions with the contract of :func:`pymtg._reference.cross_entropy` and
-:func:`pymtg._reference.record`, plus the devices it serves. To add one, add a line to ``_BACKENDS``.
+A backend is four functions with the contracts of those of the same names in :mod:`pymtg._reference`, plus the devices
+it serves. To add one, add a line to ``_BACKENDS``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,27 @@ class Backend:
     """The functions of one backend; contracts in :mod:`pymtg._reference`."""
 
     cross_entropy: Callable[..., tuple[Tensor, Tensor]]
+    assigned_cross_entropy: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
     record: Callable[..., None]
     scale_gradient: Callable[..., Tensor]
     serves: Callable[[torch.device], bool]
 
 
 _BACKENDS = {
-    "cpp": Backend(_cpp.cross_entropy, _cpp.record, _cpp.scale_gradient, lambda device: device.type == "cpu"),
-    "reference": Backend(_reference.cross_entropy, _reference.record, _reference.scale_gradient, lambda device: True),
+    "cpp": Backend(
+        _cpp.cross_entropy,
+        _reference.assigned_cross_entropy,
+        _cpp.record,
+        _cpp.scale_gradient,
+        lambda device: device.type == "cpu",
+    ),
+    "reference": Backend(
+        _reference.cross_entropy,
+        _reference.assigned_cross_entropy,
+        _reference.record,
+        _reference.scale_gradient,
+        lambda device: True,
+    ),
 }
 _AUTO = "auto"
 _chosen = _AUTO

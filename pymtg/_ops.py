@@ -21,6 +21,10 @@ _library.define(  # type: ignore[no-untyped-call]
     "-> (Tensor, Tensor)"
 )
 _library.define(  # type: ignore[no-untyped-call]
+    "assigned_cross_entropy(Tensor logits, Tensor targets, Tensor assignment, int layout, int ignore_index, "
+    "str backend, bool need_gradient) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(  # type: ignore[no-untyped-call]
     "scale_gradient(Tensor gradient, Tensor upstream, int layout, str backend) -> Tensor"
 )
 
@@ -85,6 +89,45 @@ def _multitask_cross_entropy_shapes(
     return logits.new_empty(targets.shape[1], dtype=dtype), logits.new_empty(shape, dtype=dtype)
 
 
+def _assigned_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    assignment: Tensor,
+    layout: int,
+    ignore_index: int,
+    backend: str,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return backend_named(backend).assigned_cross_entropy(
+        logits,
+        targets,
+        assignment,
+        TaskLayout.with_handle(layout),
+        ignore_index=ignore_index,
+        need_gradient=need_gradient,
+    )
+
+
+def _assigned_cross_entropy_shapes(
+    logits: Tensor,
+    targets: Tensor,
+    assignment: Tensor,
+    layout: int,
+    ignore_index: int,
+    backend: str,
+    need_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _compiled_for[layout] = TaskLayout.with_handle(layout)
+    dtype = arithmetic_dtype(logits.dtype)
+    heads, tasks = logits.shape[0], targets.shape[1]
+    return (
+        logits.new_empty((), dtype=dtype),
+        logits.new_empty((tasks, heads), dtype=dtype),
+        logits.new_empty(tuple(logits.shape) if need_gradient else (0,), dtype=dtype),
+        logits.new_empty(tuple(assignment.shape) if assignment.dim() == 3 else (0,), dtype=dtype),
+    )
+
+
 def _scale_gradient(gradient: Tensor, upstream: Tensor, layout: int, backend: str) -> Tensor:
     return backend_named(backend).scale_gradient(gradient, upstream, TaskLayout.with_handle(layout))
 
@@ -94,9 +137,12 @@ def _scale_gradient_shapes(gradient: Tensor, upstream: Tensor, layout: int, back
 
 
 _library.impl("multitask_cross_entropy", _multitask_cross_entropy, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("assigned_cross_entropy", _assigned_cross_entropy, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("scale_gradient", _scale_gradient, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("pymtg::multitask_cross_entropy", _multitask_cross_entropy_shapes, lib=_library)
+torch.library.register_fake("pymtg::assigned_cross_entropy", _assigned_cross_entropy_shapes, lib=_library)
 torch.library.register_fake("pymtg::scale_gradient", _scale_gradient_shapes, lib=_library)
 
 multitask_cross_entropy = torch.ops.pymtg.multitask_cross_entropy.default
+assigned_cross_entropy = torch.ops.pymtg.assigned_cross_entropy.default
 scale_gradient = torch.ops.pymtg.scale_gradient.default

@@ -84,19 +84,72 @@ def cross_entropy(
         if not state.missing:
             _check_complete(valid, layout)
 
-    gold, log_gold, slope, right = _gold(x, torch.where(valid, y, 0), columns)
-    label_weight = _label_weights(torch.where(valid, y, 0), columns, layout, x.dtype)
-    per_row = torch.where(valid, -log_gold * label_weight, 0.0)
-    count = valid.sum(0).clamp(min=1).to(x.dtype)
+    per_row, slope, label_weight, gold, right = _row_losses(x, y, valid, columns, layout)
+    count = _label_counts(valid, x.dtype)
     losses = per_row.sum(0) / count
     gradient = x.new_empty(0)
     if need_gradient:
-        scale = torch.where(valid, label_weight / count, 0.0)
-        scale = scale if weights is None else scale * weights
-        gradient = torch.where(valid[:, columns.task], slope * scale[:, columns.task], 0.0).contiguous()
+        scale = label_weight / count
+        gradient = _scaled(slope, scale if weights is None else scale * weights, valid, columns)
     if state is not None and sample_ids is not None:
         record(state, gold.float(), right, valid, sample_ids, ~torch.isfinite(per_row).all(1))
     return losses, gradient
+
+
+def assigned_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    assignment: Tensor,
+    layout: TaskLayout,
+    *,
+    ignore_index: int = -100,
+    need_gradient: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``sum_tk Z_tk loss_tk`` of logits ``[K, B, num_logits]``, and what its gradients are made of.
+
+    That is: the total, a scalar; the losses ``[T, K]``; the gradient ``[K, B, num_logits]`` of the total, empty unless
+    asked for; and for an assignment per row, ``[B, T, K]`` instead of ``[T, K]``, the total's gradient with respect to
+    it, ``l_btk / n_t`` with 0 for missing labels, else empty. All in the arithmetic's dtype. Raises, before anything
+    is written, for targets out of range.
+    """
+    columns = columns_of(layout, logits.device)
+    x = logits if logits.dtype == torch.float64 else logits.float()
+    shares = assignment.to(x.dtype)
+    y = targets.long()
+    valid = y != ignore_index
+    _check_targets(y, valid, columns, layout)
+    count = _label_counts(valid, x.dtype)
+    gradient = x.new_empty(x.shape if need_gradient else 0)
+    by_row = []
+    for k in range(x.shape[0]):
+        per_row, slope, label_weight, _, _ = _row_losses(x[k], y, valid, columns, layout)
+        by_row.append(per_row / count)
+        if need_gradient:
+            gradient[k] = _scaled(slope, label_weight / count * shares[..., k], valid, columns)
+    row_losses = torch.stack(by_row, 2)
+    losses = row_losses.sum(0)
+    if shares.dim() == 2:
+        return (shares * losses).sum(), losses, gradient, x.new_empty(0)
+    return torch.where(valid[:, :, None], shares * row_losses, 0.0).sum(), losses, gradient, row_losses
+
+
+def _row_losses(
+    x: Tensor, y: Tensor, valid: Tensor, columns: Columns, layout: TaskLayout
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Weighted losses [B, T], 0 for missing labels; the unweighted ones' slopes [B, C]; label weights; gold; right."""
+    y = torch.where(valid, y, 0)
+    gold, log_gold, slope, right = _gold(x, y, columns)
+    label_weight = _label_weights(y, columns, layout, x.dtype)
+    return torch.where(valid, -log_gold * label_weight, 0.0), slope, label_weight, gold, right
+
+
+def _label_counts(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    return valid.sum(0).clamp(min=1).to(dtype)
+
+
+def _scaled(slope: Tensor, scale: Tensor, valid: Tensor, columns: Columns) -> Tensor:
+    """Return the slopes [B, C] times their tasks' scale [B, T], 0 for missing labels."""
+    return torch.where(valid[:, columns.task], slope * scale[:, columns.task], 0.0).contiguous()
 
 
 def scale_gradient(gradient: Tensor, upstream: Tensor, layout: TaskLayout) -> Tensor:

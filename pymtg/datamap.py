@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pymtg import _map_io, _words
 from pymtg._backend import backend_named, choose_backend
+from pymtg._checks import check_sample_ids
 from pymtg._reference import MapState, check_ids
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
-from pymtg.functional import check_sample_ids
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pymtg import _cpp, _ops
+from pymtg import _ops
+from pymtg._assigned import assigned_cross_entropy
 from pymtg._backend import choose_backend
+from pymtg._checks import check_kinds, check_sample_ids, check_targets
+from pymtg._once import known_ones, once
 from pymtg._reference import MapState
-from pymtg.errors import BackendError, InvalidArgumentError, InvalidTypeError
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
     from pymtg.datamap import DataMap
 
-__all__ = ["multitask_cross_entropy", "weighted_multitask_cross_entropy"]
-
-_LOGIT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8, torch.bool, torch.int16, torch.int8)
-_ID_DTYPES = (torch.int64, torch.int32)
+__all__ = ["assigned_cross_entropy", "multitask_cross_entropy", "weighted_multitask_cross_entropy"]
 
 
 def multitask_cross_entropy(
@@ -157,9 +156,9 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        if not _known_ones(upstream):
+        if not known_ones(upstream):
             gradient = _ops.scale_gradient(gradient, upstream.detach(), ctx.layout, ctx.backend)
-        return _once(gradient, ctx.dtype), None, None, None, None, None, None, None, None
+        return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None
 
 
 class _WeightedTotal(torch.autograd.Function):
@@ -193,39 +192,9 @@ class _WeightedTotal(torch.autograd.Function):
         if upstream is None:
             return (None,) * 10
         (gradient,) = ctx.saved_tensors
-        if not _known_ones(upstream):
+        if not known_ones(upstream):
             gradient = gradient * upstream.detach()
-        return _once(gradient, ctx.dtype), None, None, None, None, None, None, None, None, None
-
-
-class _Once(torch.autograd.Function):
-    """The identity; its gradient is refused."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        raise BackendError(
-            "multitask_cross_entropy is differentiable once; its gradient (create_graph=True) has no derivative here"
-        )
-
-
-def _once(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the gradient in the logits' dtype. Its derivative is an error: autograd would take it for a constant."""
-    if gradient.dtype != dtype:
-        gradient = gradient.to(dtype)
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return gradient
-    return _Once.apply(gradient.detach().requires_grad_())  # type: ignore[no-any-return, no-untyped-call]
-
-
-def _known_ones(upstream: Tensor) -> bool:
-    """Whether it is free to see that every entry is one: in eager mode, on the CPU."""
-    if torch.compiler.is_compiling() or not upstream.is_cpu or not upstream.is_contiguous():
-        return False
-    return _cpp.all_ones(upstream)
+        return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None, None
 
 
 def _check(
@@ -238,25 +207,10 @@ def _check(
     backend: str | None,
 ) -> str:
     """Validate what can be seen without reading values; return the name of the backend."""
-    _check_kind(logits, "logits", _LOGIT_DTYPES)
-    _check_kind(targets, "targets", _TARGET_DTYPES)
-    if not isinstance(layout, TaskLayout):
-        raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
-        raise InvalidTypeError(f"ignore_index must be an integer; got {ignore_index!r}")
-    if isinstance(ignore_index, int) and not -(2**63) <= ignore_index < 2**63:
-        raise InvalidArgumentError(f"ignore_index must fit 64 bits; got {ignore_index}")
+    check_kinds(logits, targets, layout, ignore_index)
     if logits.dim() != 2 or logits.shape[1] != layout.num_logits:
         raise InvalidArgumentError(f"logits must be [B, {layout.num_logits}] for this layout; got {list(logits.shape)}")
-    if targets.dim() != 2 or targets.shape[0] != logits.shape[0] or targets.shape[1] != layout.num_tasks:
-        raise InvalidArgumentError(
-            f"targets must be [{logits.shape[0]}, {layout.num_tasks}], a row per row of logits and a column per task; "
-            f"got {list(targets.shape)}"
-        )
-    if targets.device != logits.device:
-        raise InvalidArgumentError(
-            f"targets must be on the logits' device {logits.device}; they are on {targets.device}"
-        )
+    check_targets(targets, logits.shape[0], layout, logits.device)
     if data_map is not None:
         _check_map(logits, layout, data_map, sample_ids)
     return choose_backend(backend, logits.device)
@@ -279,23 +233,6 @@ def _check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids
     if sample_ids is None:
         raise InvalidArgumentError("sample_ids must be given with a data map; got None")
     check_sample_ids(sample_ids, logits.shape[0], logits.device)
-
-
-def check_sample_ids(sample_ids: Tensor, rows: int, device: torch.device) -> None:
-    """Raise unless `sample_ids` is an int64 or int32 tensor ``[rows]`` on `device`."""
-    _check_kind(sample_ids, "sample_ids", _ID_DTYPES)
-    if sample_ids.dim() != 1 or sample_ids.shape[0] != rows:
-        raise InvalidArgumentError(f"sample_ids must be [{rows}], one per row; got {list(sample_ids.shape)}")
-    if sample_ids.device != device:
-        raise InvalidArgumentError(f"sample_ids must be on {device}; they are on {sample_ids.device}")
-
-
-def _check_kind(value: Tensor, what: str, dtypes: tuple[torch.dtype, ...]) -> None:
-    if not isinstance(value, Tensor):
-        raise InvalidTypeError(f"{what} must be a tensor; got {type(value).__name__}")
-    if value.dtype not in dtypes:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise InvalidTypeError(f"{what} must have one of the dtypes {known}; got {value.dtype}")
 
 
 def _check_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:

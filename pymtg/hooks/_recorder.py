@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pymtg._checks import check_sample_ids
 from pymtg._ops import in_backward
 from pymtg._reference import MapState
 from pymtg.datamap import DataMap, Snapshot
 from pymtg.errors import InvalidArgumentError, MissingLabelError
-from pymtg.functional import check_sample_ids, multitask_cross_entropy
+from pymtg.functional import multitask_cross_entropy
 from pymtg.hooks._errors import RecordingError
 from pymtg.hooks._loader import RecordedLoader
 from pymtg.hooks._reading import MISSING, Part, Reader, as_ids, call_arguments, joined, output_logits

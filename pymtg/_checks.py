@@ -1,0 +1,60 @@
+"""What the functional forms check of their arguments before anything is computed: kinds, shapes, devices; no values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.tasks import TaskLayout
+
+LOGIT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8, torch.bool, torch.int16, torch.int8)
+ID_DTYPES = (torch.int64, torch.int32)
+
+
+def check_kind(value: Tensor, what: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Raise unless `value` is a tensor of one of the dtypes."""
+    if not isinstance(value, Tensor):
+        raise InvalidTypeError(f"{what} must be a tensor; got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise InvalidTypeError(f"{what} must have one of the dtypes {known}; got {value.dtype}")
+
+
+def check_kinds(logits: Tensor, targets: Tensor, layout: TaskLayout, ignore_index: int) -> None:
+    """Raise unless these are of the types that a fused loss takes."""
+    check_kind(logits, "logits", LOGIT_DTYPES)
+    if not isinstance(layout, TaskLayout):
+        raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
+    if layout.has_regression:
+        name = layout.names[layout.kinds.index("regression")]
+        raise InvalidArgumentError(
+            f"layout must hold classification tasks only, {name!r} is a regression; MultiTaskLoss and BranchedLoss "
+            "take both kinds"
+        )
+    check_kind(targets, "targets", TARGET_DTYPES)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
+        raise InvalidTypeError(f"ignore_index must be an integer; got {ignore_index!r}")
+    if isinstance(ignore_index, int) and not -(2**63) <= ignore_index < 2**63:
+        raise InvalidArgumentError(f"ignore_index must fit 64 bits; got {ignore_index}")
+
+
+def check_targets(targets: Tensor, rows: int, layout: TaskLayout, device: torch.device) -> None:
+    """Raise unless `targets` is ``[rows, T]`` on the logits' `device`."""
+    if targets.dim() != 2 or targets.shape[0] != rows or targets.shape[1] != layout.num_tasks:
+        raise InvalidArgumentError(
+            f"targets must be [{rows}, {layout.num_tasks}], a row per row of logits and a column per task; "
+            f"got {list(targets.shape)}"
+        )
+    if targets.device != device:
+        raise InvalidArgumentError(f"targets must be on the logits' device {device}; they are on {targets.device}")
+
+
+def check_sample_ids(sample_ids: Tensor, rows: int, device: torch.device) -> None:
+    """Raise unless `sample_ids` is an int64 or int32 tensor ``[rows]`` on `device`."""
+    check_kind(sample_ids, "sample_ids", ID_DTYPES)
+    if sample_ids.dim() != 1 or sample_ids.shape[0] != rows:
+        raise InvalidArgumentError(f"sample_ids must be [{rows}], one per row; got {list(sample_ids.shape)}")
+    if sample_ids.device != device:
+        raise InvalidArgumentError(f"sample_ids must be on {device}; they are on {sample_ids.device}")
