@@ -19,6 +19,7 @@ from PIL import Image
 from pymtg.errors import InvalidArgumentError
 from pymtg.metrics import Scores
 from pymtg.report import (
+    DMTG_WORDING,
     Curve,
     GroupTable,
     Report,
@@ -26,6 +27,7 @@ from pymtg.report import (
     check_writable,
     json_ready,
     render_html,
+    save_assignment,
     save_bytes,
     save_data_map,
     save_html,
@@ -360,3 +362,34 @@ def test_save_html_is_utf8(tmp_path):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_page_of_another_method_says_nothing_of_the_first(tmp_path):
+    groups = make_groups(6, 3)
+    history = np.stack([np.full((6, 3), 1 / 3), groups.memberships])
+    picture = save_assignment(tmp_path / "a.png", history, groups.names, groups.labels)
+    report = make_report(groups, [Curve("entropy", "all", [1.0, 0.5], first=0), Curve("temperature", "all", [2.5])])
+    more = {"assignment": picture, "model": {"parameters": 4321}, "wording": DMTG_WORDING, "baseline": "none"}
+    scores = {"dmtg": report.scores["stg_soft"]}
+    text = render_html(Report(**{**vars(report), "title": "DMTG", "command": "", "scores": scores, **more}))
+    assert Page(text).tags.count("img") == 2
+    for part in (
+        "chose the same branch",
+        "Probabilities as a table",
+        "members (probability)",
+        "4,321",
+        'id="assignment"',
+    ):
+        assert part in text
+    without_pictures = re.sub(r"base64,[^\"]*", "", text)
+    for part in ("stg_soft", "membership", "Memberships", "Data map", "data map", "Silhouette"):
+        assert part not in without_pictures, part
+
+
+def test_curves_can_start_before_the_first_epoch_and_stand_in_rows():
+    curves = [Curve(name, "", [1, 2], first=0) for name in "abcde"]
+    figure = learning_curves_figure(curves)
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in panels] == list("abcde")
+    assert panels[0].lines[0].get_xdata().tolist() == [0, 1]
+    assert figure.get_figwidth() < 14

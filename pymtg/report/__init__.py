@@ -6,20 +6,26 @@ jinja2 (``pip install 'pymtg[report]'``) are imported when a picture or a page i
 
 from __future__ import annotations
 
+from pymtg.report.assignment import save_assignment
 from pymtg.report.content import Curve, GroupTable, Report, Stage
 from pymtg.report.data_maps import save_data_map
 from pymtg.report.files import check_writable, json_ready, save_bytes, save_json, save_text
 from pymtg.report.heatmap import save_memberships
 from pymtg.report.html import render_html, save_html
+from pymtg.report.wording import DMTG_WORDING, STG_WORDING, Wording
 
 __all__ = [
+    "DMTG_WORDING",
+    "STG_WORDING",
     "Curve",
     "GroupTable",
     "Report",
     "Stage",
+    "Wording",
     "check_writable",
     "json_ready",
     "render_html",
+    "save_assignment",
     "save_bytes",
     "save_data_map",
     "save_html",

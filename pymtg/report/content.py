@@ -10,6 +10,7 @@ import numpy as np
 
 from pymtg.errors import InvalidArgumentError
 from pymtg.metrics import Scores
+from pymtg.report.wording import STG_WORDING, Wording
 
 __all__ = ["Curve", "GroupTable", "Report", "Stage"]
 
@@ -25,11 +26,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Curve:
-    """One quantity over the epochs of one training; `panel` names the picture it is drawn in."""
+    """One quantity over the epochs of one training; `panel` names the picture it is drawn in.
+
+    `first` is the epoch of the first value, 0 for what is known before training.
+    """
 
     panel: str
     label: str
     values: Sequence[float]
+    first: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,10 @@ class GroupTable:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the HTML page shows. `scores` is keyed by method, in the order of the table's rows."""
+    """Everything the HTML page shows. `scores` is keyed by method, in the order of the table's rows.
+
+    What is not given (pictures, curves, `model`: facts about the model that is left) has no place on the page.
+    """
 
     title: str
     command: str
@@ -87,4 +95,7 @@ class Report:
     curves: Sequence[Curve] = ()
     data_map: Path | None = None
     memberships: Path | None = None
+    assignment: Path | None = None
+    model: Mapping[str, object] = field(default_factory=dict)
     baseline: str = "mtl"
+    wording: Wording = STG_WORDING

@@ -13,17 +13,23 @@ if TYPE_CHECKING:
 
 __all__ = ["learning_curves_figure", "silhouette_figure"]
 
+_MOST_IN_A_ROW = 3
 _MOST_LABELLED = 10  # curves in a panel that a legend can still name
 
 
 def learning_curves_figure(curves: Sequence[Curve]) -> Figure:
     """Draw one panel for each ``curve.panel``, in order of appearance."""
     panels = list(dict.fromkeys(curve.panel for curve in curves))
-    figure = new_figure(4.3 * len(panels), 2.9)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    columns = min(len(panels), 2 if len(panels) == 4 else _MOST_IN_A_ROW)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(4.3 * columns, 2.9 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid, panels, strict=False):
         shown = [curve for curve in curves if curve.panel == panel]
         for place, curve in enumerate(shown):
-            epochs = range(1, len(curve.values) + 1)
+            epochs = range(curve.first, curve.first + len(curve.values))
             marker = "o" if len(curve.values) == 1 else None
             axes.plot(epochs, curve.values, color=_line_colour(place), label=curve.label, linewidth=1.5, marker=marker)
         axes.set_title(plain_text(panel, 48), fontsize=9.5, loc="left", color=INK)

@@ -56,6 +56,8 @@ def render_html(report: Report) -> str:
         membership_rows=_membership_rows(report.groups),
         wide=report.groups.num_groups > _MOST_COLUMNS,
         pictures=_pictures(report),
+        wording=report.wording,
+        method_notes={m: note for m, note in report.wording.methods.items() if m in report.scores},
     )
 
 
@@ -135,8 +137,9 @@ def _membership_rows(groups: GroupTable) -> list[dict[str, Any]]:
 
 def _pictures(report: Report) -> dict[str, str | None]:
     """Return the data URIs of the pictures, None for one that there is not."""
-    pictures: dict[str, str | None] = dict.fromkeys(("data_map", "memberships", "curves", "silhouettes"))
-    for name, path in (("data_map", report.data_map), ("memberships", report.memberships)):
+    files = {"data_map": report.data_map, "memberships": report.memberships, "assignment": report.assignment}
+    pictures: dict[str, str | None] = dict.fromkeys((*files, "curves", "silhouettes"))
+    for name, path in files.items():
         if path is not None:
             pictures[name] = _data_uri(Path(path).read_bytes())
     if report.curves:
