@@ -7,6 +7,19 @@ logits ``[B, layout.num_logits]``. :func:`mlp`, :func:`convnet` and :class:`Mult
 from __future__ import annotations
 
 from pymtg.nets.backbones import MLP, ConvNet
+from pymtg.nets.branched import BranchedNet, HeadOutputs
+from pymtg.nets.grouped import GroupedNet
 from pymtg.nets.multihead import MultiHeadNet, MultiHeadSpec, convnet, count_parameters, mlp
 
-__all__ = ["MLP", "ConvNet", "MultiHeadNet", "MultiHeadSpec", "convnet", "count_parameters", "mlp"]
+__all__ = [
+    "MLP",
+    "BranchedNet",
+    "ConvNet",
+    "GroupedNet",
+    "HeadOutputs",
+    "MultiHeadNet",
+    "MultiHeadSpec",
+    "convnet",
+    "count_parameters",
+    "mlp",
+]

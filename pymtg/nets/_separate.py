@@ -1,0 +1,46 @@
+"""K branches run one by one, whatever they are made of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SeparateBranches(nn.Module):
+    """Branches as they are, run one after the other.
+
+    Parameters
+    ----------
+    modules
+        K modules from ``[B, ...]`` to features of one shape.
+    fanned
+        Whether the input comes as K copies ``[K, B, ...]`` (whose gradients are told apart) or as one ``[B, ...]``.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], fanned: bool = False) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(modules)
+        self.fanned = fanned
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return features ``[K, B, ...]``."""
+        copies = inputs.unbind() if self.fanned else [inputs] * len(self.each)
+        return torch.stack([branch(x) for branch, x in zip(self.each, copies, strict=True)])
+
+    def module(self, k: int) -> nn.Module:
+        """Return a copy of branch k."""
+        return copy.deepcopy(self.each[k])
+
+    def load(self, k: int, state: Mapping[str, Tensor]) -> None:
+        """Set the weights and buffers of branch k."""
+        self.each[k].load_state_dict(state)
+
+    def drop(self, keep: Sequence[int]) -> Iterator[nn.Parameter]:
+        """Keep the branches at these positions; yield the parameters of the others that nothing else uses."""
+        gone = [p for k, branch in enumerate(self.each) if k not in keep for p in branch.parameters()]
+        self.each = nn.ModuleList(self.each[k] for k in keep)
+        left = set(self.parameters())
+        yield from (p for p in gone if p not in left)

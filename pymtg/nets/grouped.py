@@ -1,0 +1,97 @@
+"""What is left of a branched network when every task has chosen its branch: a plain module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pymtg.tasks import TaskLayout
+
+__all__ = ["GroupedNet"]
+
+
+class GroupedNet(nn.Module):
+    """Branches, each with the heads of its own tasks; made by :meth:`pymtg.nets.BranchedNet.prune`.
+
+    Plain modules only: it pickles, deep-copies and goes through ``torch.export``; its ``state_dict`` fits safetensors.
+
+    Parameters
+    ----------
+    layout
+        The tasks.
+    labels
+        Per task the position of its branch in `branches`.
+    branches
+        Modules from ``[B, ...]`` to features.
+    linear
+        Per branch one linear layer over its tasks with linear heads, in the layout's order; None where it has none.
+    custom
+        The other tasks' heads, by task name.
+    trunk
+        A module that all branches share, or None.
+
+    Attributes
+    ----------
+    layout, labels
+        As given.
+    branch_ids
+        Per branch its number in the network that it comes from.
+    """
+
+    columns: Tensor | None
+
+    def __init__(
+        self,
+        layout: TaskLayout,
+        labels: Sequence[int],
+        branches: Sequence[nn.Module],
+        linear: Sequence[nn.Linear | None],
+        custom: Mapping[str, nn.Module],
+        trunk: nn.Module | None = None,
+        branch_ids: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.labels = tuple(int(label) for label in labels)
+        self.branch_ids = tuple(range(len(branches)) if branch_ids is None else branch_ids)
+        self.trunk = trunk
+        self.branches = nn.ModuleList(branches)
+        self.linear = nn.ModuleList(nn.Identity() if layer is None else layer for layer in linear)
+        self.custom_names = tuple(custom)
+        self.custom = nn.ModuleList(custom.values())
+        self._linear_tasks = tuple(
+            tuple(t for t, name in enumerate(layout) if self.labels[t] == k and name not in custom)
+            for k in range(len(branches))
+        )
+        order = [c for own in self._linear_tasks for t in own for c in range(layout.num_logits)[layout.columns(t)]]
+        columns = None if custom or order == sorted(order) else torch.tensor(order).argsort()
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return logits ``[B, C]``, or ``{task: outputs}`` if some head returns other than ``[B, C_t]``."""
+        shared = inputs if self.trunk is None else self.trunk(inputs)
+        features = [branch(shared) for branch in self.branches]
+        if self.custom_names:
+            return self._by_task(features)
+        logits = torch.cat([layer(own) for layer, own in zip(self.linear, features, strict=True)], 1)
+        return logits if self.columns is None else logits[:, self.columns]
+
+    def _by_task(self, features: Sequence[Tensor]) -> Tensor | dict[str, Tensor]:
+        outputs: dict[int, Tensor] = {}
+        for name, head in zip(self.custom_names, self.custom, strict=True):
+            t = self.layout.index(name)
+            outputs[t] = head(features[self.labels[t]])
+        for tasks, layer, own in zip(self._linear_tasks, self.linear, features, strict=True):
+            if tasks:
+                parts = layer(own).split([self.layout.num_classes[t] for t in tasks], 1)
+                outputs.update(zip(tasks, parts, strict=True))
+        ordered = [outputs[t] for t in range(self.layout.num_tasks)]
+        if all(part.ndim == 2 for part in ordered):
+            return torch.cat(ordered, 1)
+        return dict(zip(self.layout, ordered, strict=True))
+
+    def extra_repr(self) -> str:
+        """Name the size of the problem in ``repr``."""
+        return f"{self.layout.num_tasks} tasks on {len(self.branches)} branches"
