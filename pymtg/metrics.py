@@ -1,4 +1,4 @@
-"""Figures of merit per task and their means: accuracy, balanced accuracy, F1, ROC AUC, average precision.
+"""Figures of merit per task and their means: accuracy, balanced accuracy, F1, ROC AUC, average precision; R^2, RMSE.
 
 The definitions are scikit-learn's, and so are the values (the tests compare them); but all binary tasks are computed
 together, since a call per task and figure costs seconds for a thousand tasks.
@@ -14,12 +14,26 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pymtg._gains import TaskFigures, normalized_gain, total_error
+from pymtg._regression_metrics import REGRESSION_METRICS, check_one_output, regression_figures
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
-__all__ = ["METRICS", "Scores", "score"]
+__all__ = [
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "REGRESSION_METRICS",
+    "Scores",
+    "TaskFigures",
+    "default_metric",
+    "metrics_of",
+    "normalized_gain",
+    "score",
+    "total_error",
+]
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision")
+LOWER_IS_BETTER = ("rmse",)
 
 _Matrix = npt.NDArray[np.floating[Any]]
 _Labels = npt.NDArray[np.int64]
@@ -53,6 +67,17 @@ class Scores:
         }
 
 
+def metrics_of(layout: TaskLayout) -> tuple[str, ...]:
+    """Return the metrics that some task of the layout has by its kind, in the order of :class:`Scores`."""
+    kinds = set(layout.kinds)
+    return (METRICS if "classification" in kinds else ()) + (REGRESSION_METRICS if "regression" in kinds else ())
+
+
+def default_metric(layout: TaskLayout) -> str:
+    """Return the metric that leads where none was chosen: balanced accuracy, or R^2 where all tasks are regressions."""
+    return "balanced_accuracy" if "classification" in layout.kinds else "r2"
+
+
 def score(
     probabilities: torch.Tensor | npt.ArrayLike,
     targets: torch.Tensor | npt.ArrayLike,
@@ -65,9 +90,10 @@ def score(
     ----------
     probabilities
         ``[N, layout.num_logits]`` in 0..1, its columns as the layout's logits: P(y = 1) for a one-logit task, C
-        softmax probabilities otherwise.
+        softmax probabilities otherwise. In the column of a regression task: its predictions, of any size.
     targets
-        ``[N, T]`` class numbers; `ignore_index`, or NaN in a floating array, where a label is missing.
+        ``[N, T]`` class numbers; `ignore_index`, or NaN in a floating array, where a label is missing. Real numbers
+        for a regression task, NaN where missing.
     layout
         The tasks.
     ignore_index
@@ -83,10 +109,15 @@ def score(
     figure is defined thus depends on the labels alone: methods scored on the same labels are averaged over the same
     tasks.
 
+    A regression task has R^2, defined where its labels have two different values, and RMSE, where it has a label, and
+    NaN for the other metrics; a classification task the other way round. Metrics that no task of the layout has are
+    left out.
+
     Raises
     ------
     InvalidArgumentError
-        If the shapes do not fit, a probability is NaN or outside 0..1, or a label out of its task's range.
+        If the shapes do not fit, a probability is NaN or outside 0..1, a label out of its task's range, a prediction
+        not finite, or a regression task has several outputs.
     InvalidTypeError
         If the layout is not a TaskLayout or an array does not hold real numbers.
 
@@ -97,8 +128,31 @@ def score(
     """
     if not isinstance(layout, TaskLayout):
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
+    p = _as_matrix(probabilities, "probabilities", layout.num_logits)
+    y = _as_matrix(targets, "targets", layout.num_tasks)
+    if len(y) != len(p):
+        raise InvalidArgumentError(f"targets must have as many rows as probabilities ({len(p)}); got {len(y)}")
+    if not layout.has_regression:
+        return _collected(_classification_figures(p, y, layout, ignore_index), layout)
+    check_one_output(layout)
+    figures = np.full((len(metrics_of(layout)), layout.num_tasks), np.nan)
+    by_kind = {kind: [t for t in range(layout.num_tasks) if layout.kinds[t] == kind] for kind in layout.kinds}
+    for kind, tasks in by_kind.items():
+        part = layout.select(tasks)
+        columns = [column for t in tasks for column in range(layout.offsets[t], layout.offsets[t + 1])]
+        if kind == "regression":
+            figures[-len(REGRESSION_METRICS) :, tasks] = regression_figures(p[:, columns], y[:, tasks], part)
+        else:
+            figures[: len(METRICS), tasks] = _classification_figures(p[:, columns], y[:, tasks], part, ignore_index)
+    return _collected(figures, layout)
+
+
+def _classification_figures(
+    probabilities: npt.NDArray[Any], targets: npt.NDArray[Any], layout: TaskLayout, ignore_index: int
+) -> _Figures:
+    """Return ``[metrics, T]`` of classification tasks."""
     p = _checked_probabilities(probabilities, layout)
-    y = _checked_targets(targets, len(p), layout, ignore_index)
+    y = _checked_targets(targets, layout, ignore_index)
     figures = np.full((len(METRICS), layout.num_tasks), np.nan)
     counts = np.array(layout.num_classes)
     binary = np.flatnonzero(counts <= 2)
@@ -108,7 +162,7 @@ def score(
         figures[:, tasks] = _binary_figures(*_binary_columns(p, tasks, layout), y[:, tasks].T)
     for t in np.flatnonzero(counts > 2):
         figures[:, t] = _multiclass_figures(p[:, layout.columns(int(t))], y[:, t])
-    return _collected(figures, layout)
+    return figures
 
 
 def _binary_columns(
@@ -193,15 +247,16 @@ def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> _Figures:
 
 
 def _collected(figures: _Figures, layout: TaskLayout) -> Scores:
+    metrics = metrics_of(layout)
     defined = (~np.isnan(figures)).sum(1)
     mean = _ratio(np.nansum(figures, axis=1), defined)
     return Scores(
-        mean=dict(zip(METRICS, mean.tolist(), strict=True)),
+        mean=dict(zip(metrics, mean.tolist(), strict=True)),
         tasks={
-            name: dict(zip(METRICS, column, strict=True))
+            name: dict(zip(metrics, column, strict=True))
             for name, column in zip(layout, figures.T.tolist(), strict=True)
         },
-        defined=dict(zip(METRICS, defined.tolist(), strict=True)),
+        defined=dict(zip(metrics, defined.tolist(), strict=True)),
     )
 
 
@@ -221,8 +276,7 @@ def _as_matrix(values: Any, what: str, width: int) -> npt.NDArray[Any]:
     return array
 
 
-def _checked_probabilities(values: Any, layout: TaskLayout) -> _Matrix:
-    p = _as_matrix(values, "probabilities", layout.num_logits)
+def _checked_probabilities(p: npt.NDArray[Any], layout: TaskLayout) -> _Matrix:
     p = p if p.dtype in (np.float32, np.float64) else p.astype(np.float64 if p.dtype.itemsize > 2 else np.float32)
     wrong = ~((p >= 0) & (p <= 1))  # NaN too
     if wrong.any():
@@ -235,11 +289,8 @@ def _checked_probabilities(values: Any, layout: TaskLayout) -> _Matrix:
     return p
 
 
-def _checked_targets(values: Any, rows: int, layout: TaskLayout, ignore_index: int) -> _Labels:
+def _checked_targets(y: npt.NDArray[Any], layout: TaskLayout, ignore_index: int) -> _Labels:
     """Return labels ``[N, T]``, -1 where missing."""
-    y = _as_matrix(values, "targets", layout.num_tasks)
-    if len(y) != rows:
-        raise InvalidArgumentError(f"targets must have as many rows as probabilities ({rows}); got {len(y)}")
     missing = (y == ignore_index) | (np.isnan(y) if y.dtype.kind == "f" else False)
     known = np.where(missing, 0, y)
     most = np.maximum(layout.num_classes, 2) - 1

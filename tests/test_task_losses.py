@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,6 +37,7 @@ def truth(kind: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["mse", "l1"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@settings(deadline=None)
 @given(shape=st.sampled_from([(1, 1), (2, 5), (3, 7, 1), (2, 4, 3), (3, 2, 2, 5, 3), (2, 0, 3)]), seed=st.integers(0))
 def test_row_losses(kind: str, dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed % 2**63)
