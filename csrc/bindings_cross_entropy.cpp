@@ -53,6 +53,37 @@ py::tuple forward(const LayoutPlan& layout, uintptr_t logits, int64_t rows, int6
   return as_tuple(outcome);
 }
 
+// heads: how many, and the stride between them; weights: [T, heads], or per_row [rows, T, heads], where the
+// rows' losses are then written too.
+template <class Scalar>
+py::tuple forward_heads(const LayoutPlan& layout, uintptr_t logits, int64_t heads, int64_t head_stride,
+                        int64_t rows, int64_t row_stride, uintptr_t targets, int target_type,
+                        int64_t target_stride, int64_t ignore_index, uintptr_t weights, bool per_row,
+                        uintptr_t total, uintptr_t losses, uintptr_t gradient, uintptr_t row_losses,
+                        int num_threads) {
+  pymtg::ForwardArgs<Scalar> args{};
+  args.layout = &layout;
+  args.logits = at<Scalar>(logits);
+  args.rows = rows;
+  args.row_stride = row_stride;
+  args.targets = {at<void>(targets), static_cast<pymtg::TargetType>(target_type), target_stride,
+                  ignore_index};
+  (per_row ? args.row_weights : args.task_weights) = at<Scalar>(weights);
+  args.losses = at<Scalar>(losses);
+  args.gradient = at<Scalar>(gradient);
+  args.num_threads = num_threads;
+  args.heads = heads;
+  args.head_stride = head_stride;
+  args.row_losses = at<Scalar>(row_losses);
+  args.total = at<Scalar>(total);
+  Outcome outcome;
+  {
+    py::gil_scoped_release release;
+    outcome = pymtg::forward<Scalar>(args);
+  }
+  return as_tuple(outcome);
+}
+
 template <class Scalar>
 void scale_gradient(const LayoutPlan& layout, uintptr_t gradient, uintptr_t upstream, uintptr_t out,
                     int64_t rows, int num_threads) {
@@ -88,6 +119,8 @@ void register_cross_entropy(py::module_& m) {
            py::arg("num_classes"), py::arg("pos_weight"), py::arg("class_weight"));
   m.def("cross_entropy_forward_float", &forward<float>);
   m.def("cross_entropy_forward_double", &forward<double>);
+  m.def("cross_entropy_heads_float", &forward_heads<float>);
+  m.def("cross_entropy_heads_double", &forward_heads<double>);
   m.def("scale_gradient_float", &scale_gradient<float>);
   m.def("scale_gradient_double", &scale_gradient<double>);
   m.def("all_ones_float", &all_ones<float>);

@@ -100,10 +100,11 @@ void compute(const RowsArgs<double>& rows) { compute_rows(rows); }
 template <class Scalar>
 class Worker {
  public:
-  Worker(const ForwardArgs<Scalar>& args, const PlanView& plan, const Scalar* scale,
-         const Duplicates& duplicates, float* held_gold, uint8_t* held_refused)
+  Worker(const ForwardArgs<Scalar>& args, const PlanView& plan, const std::vector<int32_t>& counts,
+         const Scalar* scale, const Duplicates& duplicates, float* held_gold, uint8_t* held_refused)
       : args_(args),
         plan_(plan),
+        counts_(counts),
         scale_(scale),
         duplicates_(duplicates),
         held_gold_(held_gold),
@@ -115,20 +116,29 @@ class Worker {
                                                : std::clamp<int64_t>(4096 / plan.num_tasks, 1, kLanesOfRows)),
         targets_(new int32_t[static_cast<std::size_t>(rows_at_once_ * pitch_)]),
         gold_(new float[static_cast<std::size_t>(rows_at_once_ * pitch_)]),
+        row_losses_(args.row_weights == nullptr
+                        ? nullptr
+                        : new Scalar[static_cast<std::size_t>(rows_at_once_ * pitch_)]),
         strip_(new float[static_cast<std::size_t>((plan.strip_columns + 2 * kLanesOfRows) * kLanesOfRows)]) {
     std::fill_n(targets_.get(), rows_at_once_ * pitch_, -1);
   }
 
-  void block(int64_t first_row, int64_t end_row, Scalar* loss_sums) {
+  // Returns the sum of the rows' losses times their weights, where each row has its own.
+  double block(int64_t head, int64_t first_row, int64_t end_row, Scalar* loss_sums) {
     std::fill_n(loss_sums, pitch_, Scalar(0));
-    for (int64_t row = first_row; row < end_row; row += rows_at_once_)
-      some_rows(row, std::min(rows_at_once_, end_row - row), loss_sums);
+    double weighted = 0;
+    for (int64_t row = first_row; row < end_row; row += rows_at_once_) {
+      const int64_t rows = std::min(rows_at_once_, end_row - row);
+      some_rows(head, row, rows, loss_sums);
+      if (args_.row_weights != nullptr) weighted += weigh_rows(head, row, rows);
+    }
+    return weighted;
   }
 
   int64_t num_rejected() const { return num_rejected_; }
 
  private:
-  void some_rows(int64_t row, int64_t rows, Scalar* loss_sums) {
+  void some_rows(int64_t head, int64_t row, int64_t rows, Scalar* loss_sums) {
     const bool recording = args_.map.words != nullptr;
     PYMTG_PICK_ISA(current_isa(), convert_targets)
     (args_.targets, row, rows, targets_.get(), pitch_, plan_.num_tasks);
@@ -140,21 +150,44 @@ class Worker {
 
     RowsArgs<Scalar> a{};
     a.plan = plan_;
-    a.logits = args_.logits + row * args_.row_stride;
+    a.logits = args_.logits + head * args_.head_stride + row * args_.row_stride;
     a.rows = rows;
     a.row_stride = args_.row_stride;
     a.readable = (args_.rows - 1 - row) * args_.row_stride + plan_.num_logits;
     a.targets = targets_.get();
     a.pitch = pitch_;
-    a.scale = scale_;
+    a.scale = scale_ + head * pitch_;
     a.loss_sums = loss_sums;
-    a.gradient = args_.gradient == nullptr ? nullptr : args_.gradient + row * plan_.num_logits;
+    a.gradient =
+        args_.gradient == nullptr ? nullptr : args_.gradient + (head * args_.rows + row) * plan_.num_logits;
     a.gold = recording ? gold_.get() : nullptr;
+    a.row_losses = row_losses_.get();
     a.refused = refused;
     a.state_rows = recording ? state_rows : nullptr;
     a.strip = strip_.get();
     compute(a);
     if (recording) record_rows(row, rows, refused);
+  }
+
+  // Hands out the losses of rows that have been computed, and multiplies their gradient by their weights.
+  double weigh_rows(int64_t head, int64_t row, int64_t rows) {
+    double weighted = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = (row + r) * plan_.num_tasks * args_.heads + head;
+      Scalar* gradient = args_.gradient == nullptr
+                             ? nullptr
+                             : args_.gradient + (head * args_.rows + row + r) * plan_.num_logits;
+      for (int64_t t = 0; t < plan_.num_tasks; ++t) {
+        const Scalar loss = row_losses_[r * pitch_ + t] / std::max(counts_[static_cast<std::size_t>(t)], 1);
+        args_.row_losses[at + t * args_.heads] = loss;
+        if (targets_[r * pitch_ + t] < 0) continue;  // all is zero, whatever the weight
+        const Scalar weight = args_.row_weights[at + t * args_.heads];
+        weighted += static_cast<double>(weight) * loss;
+        if (gradient != nullptr)
+          for (int64_t c = plan_.offsets[t]; c < plan_.offsets[t + 1]; ++c) gradient[c] *= weight;
+      }
+    }
+    return weighted;
   }
 
   void record_rows(int64_t row, int64_t rows, const uint8_t* refused) {
@@ -174,13 +207,15 @@ class Worker {
 
   const ForwardArgs<Scalar>& args_;
   const PlanView& plan_;
-  const Scalar* scale_;
+  const std::vector<int32_t>& counts_;
+  const Scalar* scale_;  // [heads, pitch]
   const Duplicates& duplicates_;
   float* held_gold_;
   uint8_t* held_refused_;
   const int64_t pitch_, rows_at_once_;
   std::unique_ptr<int32_t[]> targets_;
   std::unique_ptr<float[]> gold_;
+  std::unique_ptr<Scalar[]> row_losses_;
   std::unique_ptr<float[]> strip_;
   int64_t num_rejected_ = 0;
 };
@@ -208,6 +243,51 @@ int64_t record_held(const ForwardArgs<Scalar>& args, const PlanView& plan, const
                  gold + i * (plan.num_tasks + kTasksOfPadding));
   }
   return num_rejected;
+}
+
+// What each block of rows of each head has summed up.
+template <class Scalar>
+struct Sums {
+  Sums(int64_t blocks, int64_t row_pitch)
+      : pitch(row_pitch),
+        losses(new Scalar[static_cast<std::size_t>(blocks * row_pitch)]),
+        weighted(static_cast<std::size_t>(blocks)) {}
+
+  int64_t pitch;
+  std::unique_ptr<Scalar[]> losses;  // [heads, blocks, pitch]
+  std::vector<double> weighted;      // [heads, blocks]
+};
+
+// [heads, pitch] what a task's slopes are multiplied by: its weight over its number of labels.
+template <class Scalar>
+std::vector<Scalar> scales(const ForwardArgs<Scalar>& args, const std::vector<int32_t>& counts,
+                           int64_t pitch) {
+  std::vector<Scalar> scale(static_cast<std::size_t>(args.heads * pitch), Scalar(0));
+  for (int64_t head = 0; head < args.heads; ++head)
+    for (int64_t t = 0; t < static_cast<int64_t>(counts.size()); ++t)
+      scale[static_cast<std::size_t>(head * pitch + t)] =
+          (args.task_weights == nullptr ? Scalar(1) : args.task_weights[t * args.heads + head]) /
+          std::max(counts[static_cast<std::size_t>(t)], 1);
+  return scale;
+}
+
+// Losses and total from the blocks' sums, added up in one order.
+template <class Scalar>
+void reduce(const ForwardArgs<Scalar>& args, const std::vector<int32_t>& counts, const Sums<Scalar>& sums,
+            int64_t num_blocks) {
+  double total = 0;
+  for (int64_t t = 0; t < static_cast<int64_t>(counts.size()); ++t) {
+    for (int64_t head = 0; head < args.heads; ++head) {
+      const Scalar* blocks = sums.losses.get() + head * num_blocks * sums.pitch + t;
+      double sum = 0;
+      for (int64_t b = 0; b < num_blocks; ++b) sum += blocks[b * sums.pitch];
+      const int64_t at = t * args.heads + head;
+      args.losses[at] = static_cast<Scalar>(sum / std::max(counts[static_cast<std::size_t>(t)], 1));
+      if (args.task_weights != nullptr) total += static_cast<double>(args.task_weights[at]) * args.losses[at];
+    }
+  }
+  for (double weighted : sums.weighted) total += weighted;
+  if (args.total != nullptr) *args.total = static_cast<Scalar>(total);
 }
 
 }  // namespace
@@ -266,44 +346,41 @@ template <class Scalar>
 Outcome forward(const ForwardArgs<Scalar>& args) {
   const PlanView plan = args.layout->view();
   const int64_t num_tasks = plan.num_tasks, pitch = num_tasks + kTasksOfPadding;
-  std::fill_n(args.losses, num_tasks, Scalar(0));
+  std::fill_n(args.losses, num_tasks * args.heads, Scalar(0));
+  if (args.total != nullptr) *args.total = 0;
   if (args.rows == 0) return {};
 
   std::vector<int32_t> counts;
   const Outcome outcome = check(args, plan, counts);
   if (outcome.problem != Problem::none) return outcome;
 
-  std::vector<Scalar> scale(static_cast<std::size_t>(pitch), Scalar(0));
-  for (size_t t = 0; t < static_cast<std::size_t>(num_tasks); ++t)
-    scale[t] = (args.task_weights == nullptr ? Scalar(1) : args.task_weights[t]) / std::max(counts[t], 1);
-
   const bool recording = args.map.words != nullptr;
   const Duplicates duplicates(args.sample_ids, recording ? args.rows : 0);
   std::unique_ptr<float[]> held_gold(new float[static_cast<std::size_t>(duplicates.size() * pitch)]);
   std::unique_ptr<uint8_t[]> held_refused(new uint8_t[static_cast<std::size_t>(duplicates.size())]);
 
+  const std::vector<Scalar> scale = scales(args, counts, pitch);
   const int64_t num_blocks = (args.rows + kRowsPerBlock - 1) / kRowsPerBlock;
-  std::unique_ptr<Scalar[]> block_sums(new Scalar[static_cast<std::size_t>(num_blocks * pitch)]);
-  const int threads = threads_for(args.rows * plan.num_logits, num_blocks, args.num_threads);
+  Sums<Scalar> sums(args.heads * num_blocks, pitch);
+  const int threads =
+      threads_for(args.heads * args.rows * plan.num_logits, args.heads * num_blocks, args.num_threads);
   int64_t num_rejected = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : num_rejected)
   {
-    Worker<Scalar> worker(args, plan, scale.data(), duplicates, held_gold.get(), held_refused.get());
+    Worker<Scalar> worker(args, plan, counts, scale.data(), duplicates, held_gold.get(), held_refused.get());
 #pragma omp for schedule(static)
-    for (int64_t b = 0; b < num_blocks; ++b)
-      worker.block(b * kRowsPerBlock, std::min((b + 1) * kRowsPerBlock, args.rows),
-                   block_sums.get() + b * pitch);
+    for (int64_t i = 0; i < args.heads * num_blocks; ++i) {
+      const int64_t head = i / num_blocks, first = i % num_blocks * kRowsPerBlock;
+      sums.weighted[static_cast<std::size_t>(i)] = worker.block(
+          head, first, std::min(first + kRowsPerBlock, args.rows), sums.losses.get() + i * pitch);
+    }
     num_rejected += worker.num_rejected();
   }
   if (recording) {
     num_rejected += record_held(args, plan, duplicates, held_gold.get(), held_refused.get());
     *args.map.num_rejected += num_rejected;
   }
-  for (int64_t t = 0; t < num_tasks; ++t) {
-    double sum = 0;
-    for (int64_t b = 0; b < num_blocks; ++b) sum += block_sums[static_cast<std::size_t>(b * pitch + t)];
-    args.losses[t] = static_cast<Scalar>(sum / std::max(counts[static_cast<std::size_t>(t)], 1));
-  }
+  reduce(args, counts, sums, num_blocks);
   return {};
 }
 

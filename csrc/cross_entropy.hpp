@@ -1,7 +1,8 @@
 // Fused multi-task cross-entropy: per-task losses, the gradient and the data-map update in one pass over the
 // logits.
 //
-// Logits stand as [B, num_logits], the tasks' segments side by side; targets as [B, T]. See
+// Logits stand as [B, num_logits], the tasks' segments side by side; targets as [B, T]. Several heads of the
+// same tasks stand one after the other, [heads, B, num_logits], and share the targets. See
 // pymtg/_reference.py for the same computation in plain torch.
 #pragma once
 
@@ -86,12 +87,16 @@ struct ForwardArgs {
   const Scalar* logits;
   int64_t rows, row_stride;  // in elements; columns are adjacent
   Targets targets;
-  const Scalar* task_weights;  // [T], folded into the gradient, or null
-  Scalar* losses;              // [T], unweighted
-  Scalar* gradient;            // [rows, num_logits] of sum_t w_t loss_t, or null
+  const Scalar* task_weights;  // [T, heads], folded into the gradient, or null
+  Scalar* losses;              // [T, heads], unweighted
+  Scalar* gradient;            // [heads, rows, num_logits] of sum_tk w_tk loss_tk, or null
   const int64_t* sample_ids;   // [rows], with a map
-  MapState map;                // words null: nothing is recorded
+  MapState map;                // words null: nothing is recorded; one head only
   int num_threads;
+  int64_t heads = 1, head_stride = 0;   // in elements, between the heads' logits
+  const Scalar* row_weights = nullptr;  // [rows, T, heads] in place of task_weights, or null
+  Scalar* row_losses = nullptr;         // [rows, T, heads] loss over number of labels, with row_weights
+  Scalar* total = nullptr;              // [1] the weighted sum of the losses, or null
 };
 
 // Nothing is written unless every target and id is valid.
@@ -129,6 +134,7 @@ struct RowsArgs {
   Scalar* loss_sums;           // [pitch], added to
   Scalar* gradient;            // or null; as wide as num_logits
   float* gold;                 // [rows, pitch] signed gold probabilities, or null
+  Scalar* row_losses;          // [rows, pitch], or null
   uint8_t* refused;            // [rows] set where a loss is not finite
   int32_t* const* state_rows;  // [rows] where to prefetch, or null
   float* strip;                // scratch of the lanes path

@@ -48,6 +48,7 @@ void one_task(const RowsArgs<double>& a, int64_t row, int64_t task, std::vector<
   float* gold = a.gold == nullptr ? nullptr : a.gold + row * a.pitch + task;
   const int32_t y = a.targets[row * a.pitch + task];
   if (y < 0) {
+    if (a.row_losses != nullptr) a.row_losses[row * a.pitch + task] = 0;
     if (gradient != nullptr) std::fill_n(gradient, num_classes, 0.0);
     if (gold != nullptr) *gold = std::numeric_limits<float>::quiet_NaN();
     return;
@@ -64,6 +65,7 @@ void one_task(const RowsArgs<double>& a, int64_t row, int64_t task, std::vector<
     scratch[static_cast<std::size_t>(y)] -= 1;
   }
   a.loss_sums[task] += weight * result.loss;
+  if (a.row_losses != nullptr) a.row_losses[row * a.pitch + task] = weight * result.loss;
   if (!std::isfinite(result.loss)) a.refused[row] = 1;
   if (gradient != nullptr)
     for (int64_t c = 0; c < num_classes; ++c)

@@ -79,6 +79,7 @@ PYMTG_INLINE VI row_vector(const RowsArgs<float>& a, int64_t row, int64_t task, 
   const VF loss = valid ? (linear + r.loss) * weight : VF{};
   float* sums = a.loss_sums + task;
   store(sums, load<VF>(sums) + loss);
+  if (a.row_losses != nullptr) store(a.row_losses + row * a.pitch + task, loss);
   if (a.gradient != nullptr) {
     const VF g = valid ? r.slope * (weight * load<VF>(a.scale + task)) : VF{};
     float* to = a.gradient + row * plan.num_logits + column;
@@ -211,6 +212,7 @@ __attribute__((noinline)) void lanes_strip(const RowsArgs<float>& a, int64_t fir
     for (int i = 0; i < kLanes; ++i) store(a.strip + (c + i) * kLanes, tile[i]);
   }
   VI bad{};
+  VF losses[kLanes] = {};  // kept where rows' losses are asked for
   for (int64_t group = first; group < end; group += kLanes) {
     for (int64_t r = 0; r < kLanes; ++r) {
       const VI y = r < a.rows ? load<VI>(a.targets + r * a.pitch + group) : splat_int(-1);
@@ -230,12 +232,17 @@ __attribute__((noinline)) void lanes_strip(const RowsArgs<float>& a, int64_t fir
                                        : softmax_task<Weighted>(x, num_classes, y, valid, weights,
                                                                 a.scale[task], a.gradient != nullptr, gold);
       a.loss_sums[task] += sum(loss);
+      if (a.row_losses != nullptr) losses[task - group] = loss;
       bad |= not_finite(loss);
       tile[task - group] = as_float(valid ? gold : splat_int(kMissingGold));
     }
     if (a.gold != nullptr) {
       transpose(tile);
       for (int64_t r = 0; r < a.rows; ++r) store(a.gold + r * a.pitch + group, tile[r]);
+    }
+    if (a.row_losses != nullptr) {
+      transpose(losses);
+      for (int64_t r = 0; r < a.rows; ++r) store(a.row_losses + r * a.pitch + group, losses[r]);
     }
   }
   if (a.gradient != nullptr) {
@@ -340,6 +347,7 @@ void compute_rows(const RowsArgs<float>& a) {
     group.refused += row;
     if (a.gradient != nullptr) group.gradient += row * a.plan.num_logits;
     if (a.gold != nullptr) group.gold += row * a.pitch;
+    if (a.row_losses != nullptr) group.row_losses += row * a.pitch;
     if (a.state_rows != nullptr) group.state_rows += row;
     compute_row_group(group);
   }

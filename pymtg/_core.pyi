@@ -57,6 +57,46 @@ def cross_entropy_forward_double(
     num_threads: int,
     /,
 ) -> tuple[int, int, int, int]: ...
+def cross_entropy_heads_float(
+    layout: LayoutPlan,
+    logits: int,
+    heads: int,
+    head_stride: int,
+    rows: int,
+    row_stride: int,
+    targets: int,
+    target_type: int,
+    target_stride: int,
+    ignore_index: int,
+    weights: int,
+    per_row: bool,
+    total: int,
+    losses: int,
+    gradient: int,
+    row_losses: int,
+    num_threads: int,
+    /,
+) -> tuple[int, int, int, int]: ...
+def cross_entropy_heads_double(
+    layout: LayoutPlan,
+    logits: int,
+    heads: int,
+    head_stride: int,
+    rows: int,
+    row_stride: int,
+    targets: int,
+    target_type: int,
+    target_stride: int,
+    ignore_index: int,
+    weights: int,
+    per_row: bool,
+    total: int,
+    losses: int,
+    gradient: int,
+    row_losses: int,
+    num_threads: int,
+    /,
+) -> tuple[int, int, int, int]: ...
 def scale_gradient_float(
     layout: LayoutPlan, gradient: int, upstream: int, out: int, rows: int, num_threads: int, /
 ) -> None: ...

@@ -35,9 +35,7 @@ def cross_entropy(
     """See :func:`pymtg._reference.cross_entropy`."""
     double = logits.dtype == torch.float64
     x = logits if double else logits.float()
-    x = x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-    y = targets if targets.dtype in _TARGET_TYPES else targets.int()
-    y = y if y.stride(1) == 1 or y.shape[1] == 1 else y.contiguous()
+    x, y = _adjacent(x), _readable(targets)
     rows = x.shape[0]
     losses = x.new_empty(layout.num_tasks)
     gradient = x.new_empty((rows, layout.num_logits) if need_gradient else 0)
@@ -65,6 +63,49 @@ def cross_entropy(
     if outcome[0]:
         _raise(outcome, layout, state)
     return losses, gradient
+
+
+def assigned_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    assignment: Tensor,
+    layout: TaskLayout,
+    *,
+    ignore_index: int = -100,
+    need_gradient: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`pymtg._reference.assigned_cross_entropy`."""
+    double = logits.dtype == torch.float64
+    x, y = _adjacent(logits if double else logits.float()), _readable(targets)
+    shares = assignment.to(x.dtype).contiguous()
+    heads, rows, columns = x.shape
+    per_row = shares.dim() == 3
+    total, losses = x.new_empty(()), x.new_empty((layout.num_tasks, heads))
+    gradient = x.new_empty((heads, rows, columns) if need_gradient else 0)
+    row_losses = x.new_empty((rows, layout.num_tasks, heads) if per_row else 0)
+    call = _core.cross_entropy_heads_double if double else _core.cross_entropy_heads_float
+    outcome = call(
+        _plan(layout),
+        x.data_ptr(),
+        heads,
+        x.stride(0),
+        rows,
+        x.stride(1),
+        y.data_ptr(),
+        _TARGET_TYPES[y.dtype],
+        y.stride(0),
+        ignore_index,
+        shares.data_ptr(),
+        per_row,
+        total.data_ptr(),
+        losses.data_ptr(),
+        gradient.data_ptr() if need_gradient else 0,
+        row_losses.data_ptr() if per_row else 0,
+        torch.get_num_threads(),
+    )
+    if outcome[0]:
+        _raise(outcome, layout, None)
+    return total, losses, gradient, row_losses
 
 
 def scale_gradient(gradient: Tensor, upstream: Tensor, layout: TaskLayout) -> Tensor:
@@ -106,6 +147,15 @@ def all_ones(values: Tensor) -> bool:
     """Whether every entry of a contiguous float32 or float64 CPU tensor is one."""
     call = _core.all_ones_double if values.dtype == torch.float64 else _core.all_ones_float
     return call(values.data_ptr(), values.numel())
+
+
+def _adjacent(values: Tensor) -> Tensor:
+    """Return equal values whose last dimension stands without gaps."""
+    return values if values.stride(-1) == 1 or values.shape[-1] == 1 else values.contiguous()
+
+
+def _readable(targets: Tensor) -> Tensor:
+    return _adjacent(targets if targets.dtype in _TARGET_TYPES else targets.int())
 
 
 def _addresses(state: MapState | None) -> tuple[int, int, bool, int, int]:
