@@ -1,10 +1,11 @@
-"""Writing files so that a reader finds the old one or the new one, never half of one."""
+"""Writing files so that a reader finds the old ones or the new ones, never half of one."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+@contextlib.contextmanager
+def staged(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a new directory inside `directory` to write files to; at the end move them all into `directory`.
+
+    Where an error ends it (a full disk, a picture that cannot be drawn) the files that are complete stay in the new
+    directory, ``unfinished-...``, so that a long run is not lost; an interruption removes it. Either way the files in
+    `directory` are as they were.
+    """
+    directory = Path(directory)
+    stage = Path(tempfile.mkdtemp(dir=directory, prefix="unfinished-"))
+    try:
+        yield stage
+        files = sorted(stage.iterdir())
+        for file in files:
+            if (directory / file.name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(directory / file.name))
+        for file in files:
+            os.replace(file, directory / file.name)
+    except Exception:
+        with contextlib.suppress(OSError):
+            os.chmod(stage, 0o777 & ~_umask())  # mkdtemp's 0700 would hide results from the user's colleagues
+            stage.rmdir()  # where nothing was complete
+        raise
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    stage.rmdir()
 
 
 def _umask() -> int:

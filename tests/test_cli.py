@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pymtg._cli.errors import in_flags
 from pymtg.cli import main
 
 FIGURES = {"accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision"}
@@ -414,22 +415,22 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "no epochs": ([*TRAIN, "--epochs", "0"], "--epochs"),
     "groups not a number": ([*TRAIN, "--groups", "few"], "--groups.*'few'"),
     "groups negative": ([*TRAIN, "--groups", "-1"], "--groups.*'-1'"),
-    "more groups than tasks": ([*TRAIN, "--groups", "16"], "15.*16"),
-    "fuzzifier 1": ([*TRAIN, "--fuzzifier", "1"], "fuzzifier.*1"),
-    "unknown mode": ([*TRAIN, "--mode", "fancy"], "mode.*'fancy'"),
-    "unknown init": ([*TRAIN, "--init", "warm"], "init.*'warm'"),
-    "lr 0": ([*TRAIN, "--lr", "0"], "lr.*0"),
+    "more groups than tasks": ([*TRAIN, "--groups", "16"], "--groups.*15.*16"),
+    "fuzzifier 1": ([*TRAIN, "--fuzzifier", "1"], "--fuzzifier.*1"),
+    "unknown mode": ([*TRAIN, "--mode", "fancy"], "--mode.*'fancy'"),
+    "unknown init": ([*TRAIN, "--init", "warm"], "--init.*'warm'"),
+    "lr 0": ([*TRAIN, "--lr", "0"], "--lr.*0"),
     "hidden": ([*TRAIN, "--hidden", "64,x"], "--hidden.*'64,x'"),
-    "snapshot beyond": ([*TRAIN, "--snapshot-epochs", "5"], "snapshot_epochs.*5"),
+    "snapshot beyond": ([*TRAIN, "--snapshot-epochs", "5"], "--snapshot-epochs.*5"),
     "snapshots": ([*TRAIN, "--snapshot-epochs", "1;2"], "--snapshot-epochs.*'1;2'"),
     "amp": ([*TRAIN, "--amp", "int8"], "--amp.*'int8'"),
     "half on cpu": ([*TRAIN, "--amp", "float16", "--device", "cpu"], "float16.*cpu"),
     "unknown device": ([*TRAIN, "--device", "toaster"], "device.*'toaster'"),
     "absent device": ([*TRAIN, "--device", "cuda:99"], "device.*'cuda:99'"),
-    "keep best of nothing": ([*TRAIN, "--keep-best"], "keep_best|validation"),
+    "keep best of nothing": ([*TRAIN, "--keep-best"], "--keep-best"),
     "seed": ([*TRAIN, "--seed", "-1"], "--seed"),
-    "test size": ([*TRAIN, "--test-size", "1.5"], "test_size.*1.5"),
-    "val size": ([*TRAIN, "--val-size", "nan"], "val_size.*nan"),
+    "test size": ([*TRAIN, "--test-size", "1.5"], "--test-size.*1.5"),
+    "val size": ([*TRAIN, "--val-size", "nan"], "--val-size.*nan"),
     "unknown data": ([*TRAIN, "--data", "mnist"], "'mnist'"),
     "mulan without files": ([*TRAIN, "--data", "mulan:{tmp}/none"], "none"),
     "mulan with bad files": ([*TRAIN, "--data", "mulan:{tmp}/bad"], "bad"),
@@ -560,3 +561,34 @@ def test_the_installed_command_is_this_one():
         pytest.skip("pymtg is not installed beside this Python")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("num_groups must be at least 1; got 0", "--groups must be at least 1; got 0"),
+        ("test_size must be a share", "--test-size must be a share"),
+        ("amp='float16' needs a CUDA device", "--amp='float16' needs a CUDA device"),
+        ("keep_best=True needs a validation set", "--keep-best needs a validation set"),
+        ("inputs must be finite", "inputs must be finite"),
+        ("epochs of another kind", "epochs of another kind"),
+        ("", ""),
+    ],
+)
+def test_messages_name_flags_where_they_start_with_an_argument(message, shown):
+    flags = {"groups": "--groups", "test_size": "--test-size", "amp": "--amp", "keep_best": "--keep-best"}
+    assert in_flags(message, {**flags, "epochs": "--epochs"}) == shown
+
+
+def test_a_picture_that_fails_leaves_the_figures_in_a_directory_of_their_own(tiny, tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.json").write_text("old")
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device", "data_map.png")
+
+    monkeypatch.setattr("pymtg._cli.record.save_data_map", no_space)
+    assert main([*tiny, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "pymtg stg: data_map.png: No space left on device\n"
+    assert (tmp_path / "metrics.json").read_text() == "old"
+    (left,) = tmp_path.glob("unfinished-*")
+    assert set(os.listdir(left)) == {"metrics.json", "groups.json", "data_map.safetensors"}

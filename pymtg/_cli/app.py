@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from pymtg._cli.cluster import cluster
 from pymtg._cli.compare import compare
 from pymtg._cli.env import env
-from pymtg._cli.errors import CommandError, StoppedError, one_line
+from pymtg._cli.errors import CommandError, StoppedError, in_flags, one_line
 from pymtg._cli.stg import stg
 
 __all__ = ["app", "run"]
@@ -35,6 +35,9 @@ app.command(short_help="Group tasks by a saved data map or Gram matrix.")(cluste
 app.command(short_help="Show versions, backends, processor and devices.")(env)
 
 
+_COMMANDS = frozenset(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
 @app.callback(invoke_without_command=True)
 def pymtg(
     context: typer.Context,
@@ -53,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command; on an error that the user can mend print one line and return 2, after Ctrl-C return 130."""
     from pymtg.errors import PymtgError
 
-    name = " ".join(["pymtg", *[word for word in arguments[:1] if word in ("stg", "compare", "cluster", "env")]])
+    name = " ".join(["pymtg", *[word for word in arguments[:1] if word in _COMMANDS]])
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="pymtg", standalone_mode=False)
     except StoppedError:
@@ -61,7 +64,9 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has gone: nobody is left to tell
         sys.stderr.close()
         return 1
-    except (CommandError, PymtgError, OSError) as error:
+    except PymtgError as error:
+        return _fail(name, in_flags(one_line(error), _flags(name)), 2)
+    except (CommandError, OSError) as error:
         return _fail(name, one_line(error), 2)
     except Exception as error:
         # Usage errors are typer's own or, in its older versions, click's: known by their method, not their class.
@@ -69,6 +74,13 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _fail(name, " ".join(error.format_message().split()) + f" (see '{name} --help')", 2)
     return code if isinstance(code, int) else 0
+
+
+def _flags(name: str) -> dict[str, str]:
+    """Return the long flag of each of a command's parameters, by the parameter's name."""
+    command: Any = typer.main.get_command(app)
+    command = command.commands.get(name.partition(" ")[2], command)
+    return {p.name: word for p in command.params for word in p.opts if word.startswith("--")}
 
 
 def _fail(name: str, message: str, code: int) -> int:

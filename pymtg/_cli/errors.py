@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 
-__all__ = ["CommandError", "StoppedError", "one_line", "require"]
+__all__ = ["CommandError", "StoppedError", "in_flags", "one_line", "require"]
+
+# What the library calls otherwise than the commands do, and the command's parameter.
+_OTHER_NAMES = {
+    "n_clusters": "groups",
+    "num_branches": "groups",
+    "num_groups": "groups",
+    "num_threads": "threads",
+    "random_state": "seed",
+    "spec": "data",
+    "task_names": "names",
+}
 
 
 class CommandError(Exception):
@@ -21,6 +34,18 @@ def one_line(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror}"
     return " ".join(str(error).split())
+
+
+def in_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Return a message of the library with the flag in place of the argument's name that it starts with.
+
+    `flags` maps the names of a command's parameters to its flags, such as ``test_size`` to ``--test-size``.
+    """
+    start = re.match(r"([a-z]\w*)(?:=True(?= needs ))?(?= must | needs |=)", message)
+    if start is None:
+        return message
+    name = start[1]
+    return flags.get(_OTHER_NAMES.get(name, name), name) + message[start.end() :]
 
 
 def require(*modules: str, extra: str) -> None:

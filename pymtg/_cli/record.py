@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymtg._cli.environment import machine, versions
 from pymtg._cli.grouping import group_table
+from pymtg._files import staged
 from pymtg.report import (
     Curve,
     GroupTable,
@@ -61,13 +62,14 @@ class RunRecord:
         )
 
     def save(self, out: Path) -> None:
-        """Write all files, the figures first: should a picture fail, the run is not lost."""
-        save_json(out / "metrics.json", self.metrics())
-        save_json(out / "groups.json", self.result.groups.to_dict())
-        self.result.data_map.save(out / "data_map.safetensors")
-        data_map = save_data_map(out / "data_map.png", self.result.data_map, self.group_table)
-        memberships = save_memberships(out / "memberships.png", self.group_table)
-        save_html(out / "report.html", self.report(data_map, memberships))
+        """Write all files, the figures first: should a picture fail, they are left in a directory of their own."""
+        with staged(out) as stage:
+            save_json(stage / "metrics.json", self.metrics())
+            save_json(stage / "groups.json", self.result.groups.to_dict())
+            self.result.data_map.save(stage / "data_map.safetensors")
+            data_map = save_data_map(stage / "data_map.png", self.result.data_map, self.group_table)
+            memberships = save_memberships(stage / "memberships.png", self.group_table)
+            save_html(stage / "report.html", self.report(data_map, memberships))
 
     def metrics(self) -> dict[str, Any]:
         """Return what metrics.json holds."""
