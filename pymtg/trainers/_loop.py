@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from pymtg.trainers._seeding import seeded
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord, StageResult
 
-__all__ = ["Job", "Trained", "train_network"]
+__all__ = ["Job", "Run", "Trained", "train_network"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,16 @@ class Trained:
 
 
 def train_network(
-    job: Job, train: BatchSource, val: BatchSource | None, config: TrainConfig, reporter: Reporter
+    job: Job,
+    train: BatchSource,
+    val: BatchSource | None,
+    config: TrainConfig,
+    reporter: Reporter,
+    kind: type[Run] | None = None,
 ) -> Trained:
     """Build and train one network; the caller's random states are left alone.
+
+    `kind` is the sort of run, plain if not given.
 
     Raises
     ------
@@ -62,7 +70,7 @@ def train_network(
     """
     start = time.perf_counter()
     with seeded(job.seed, config.torch_device):
-        run = _Run(job, config, train, val)
+        run = (Run if kind is None else kind)(job, config, train, val)
         for epoch in range(1, job.epochs + 1):
             record = run.epoch(epoch)
             reporter.epoch(job.name, record.loss)
@@ -88,28 +96,56 @@ class _Best:
     state: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-class _Run:
-    """The state of one training: network, loss, optimizer and what was seen so far."""
+class Run:
+    """The state of one training: network, loss, optimizers and what was seen so far.
+
+    Another sort of training changes what a step computes (:meth:`loss_of`), what is optimised (:meth:`optimizers_of`)
+    or what happens around an epoch (:meth:`before_epoch`, :meth:`after_epoch`); the loop stays the same.
+    """
 
     def __init__(self, job: Job, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
         self.job, self.config, self.train, self.val = job, config, train, val
         device = config.torch_device
         self.network = _checked_network(job.build()).to(device)
-        self.loss = MultiTaskLoss(job.layout, data_map=job.data_map, task_weights=job.weights).to(device)
-        self.optimizer = config.build_optimizer(self.network)
-        self.scheduler = None if config.scheduler is None else config.scheduler(self.optimizer)
+        self.loss = self.make_loss().to(device)
+        self.optimizers = self.optimizers_of(self.network)
+        self.scheduler = None if config.scheduler is None else config.scheduler(self.optimizers[0])
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp_dtype is torch.float16)
         self.order = torch.Generator().manual_seed(job.seed)  # of its own: what a model draws does not move the order
         self.weights = [1.0] * job.layout.num_tasks if job.weights is None else job.weights.tolist()
         self.history: list[EpochRecord] = []
         self.best = _Best()
 
+    def make_loss(self) -> nn.Module:
+        """Return the loss module."""
+        return MultiTaskLoss(self.job.layout, data_map=self.job.data_map, task_weights=self.job.weights)
+
+    def optimizers_of(self, network: nn.Module) -> list[torch.optim.Optimizer]:
+        """Return the optimizers; the scheduler, if any, goes with the first."""
+        return [self.config.build_optimizer(network)]
+
+    def loss_of(self, ids: torch.Tensor, inputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch's total loss, for the backward pass, and the T task losses, detached."""
+        with autocast(self.config):
+            logits = self.network(inputs)
+        total = self.loss(checked_logits(logits, len(ids), self.job.layout), targets, ids)
+        task_losses: Any = self.loss.task_losses
+        return total, task_losses
+
+    def before_epoch(self, epoch: int) -> None:
+        """Do what an epoch needs before its first batch."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Do what follows an epoch's last step, before it is validated."""
+        if self.job.data_map is not None and epoch in self.job.snapshot_epochs:
+            self.job.data_map.snapshot(epoch)
+
     def epoch(self, epoch: int) -> EpochRecord:
         """Train one epoch, validate, and record both."""
         start = time.perf_counter()
+        self.before_epoch(epoch)
         loss, task_losses = self._read(epoch, self._train_epoch())
-        if self.job.data_map is not None and epoch in self.job.snapshot_epochs:
-            self.job.data_map.snapshot(epoch)
+        self.after_epoch(epoch)
         if self.scheduler is not None:
             self.scheduler.step()
         val = self._validate()
@@ -133,21 +169,21 @@ class _Run:
 
     def _train_epoch(self) -> torch.Tensor:
         """Return [sum of the weights' sums, total loss, T task losses], the losses averaged over the epoch's rows."""
-        network, loss, layout = self.network.train(), self.loss.train(), self.job.layout
-        sums = torch.zeros(1 + layout.num_tasks, device=self.config.torch_device)
+        self.network.train()
+        self.loss.train()
+        sums = torch.zeros(1 + self.job.layout.num_tasks, device=self.config.torch_device)
         for ids, inputs, targets in self.train.shuffled(self.order):
-            with autocast(self.config):
-                logits = network(inputs)
-            total = loss(checked_logits(logits, len(ids), layout), targets, ids)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(total).backward()
-            self.scaler.step(self.optimizer)
+            total, task_losses = self.loss_of(ids, inputs, targets)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
             self.scaler.update()
-            assert loss.task_losses is not None
             sums[0].add_(total.detach(), alpha=len(ids))
-            sums[1:].add_(loss.task_losses, alpha=len(ids))
-        with torch.no_grad():
-            state = torch.stack([p.sum().float() for p in network.parameters()]).sum()  # finite if all weights are
+            sums[1:].add_(task_losses, alpha=len(ids))
+        with torch.no_grad():  # finite if all weights are
+            state = torch.stack([p.sum().float() for p in self.network.parameters()]).sum()
         return torch.cat([state[None], sums / self.train.num_samples])
 
     def _read(self, epoch: int, sums: torch.Tensor) -> tuple[float, tuple[float, ...]]:
