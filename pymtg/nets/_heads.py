@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets._joints import Aggregator, fan_out, scale_gradient
+from pymtg.nets._slicing import forget, slice_stacks
 from pymtg.nets.multihead import MultiHeadNet
 from pymtg.tasks import TaskLayout
 
@@ -144,6 +145,14 @@ class BranchedHeads(nn.Module):
             name: torch.stack([self.head(k, name)(own[i]) for k, own in enumerate(features)])
             for i, name in enumerate(self.custom)
         }
+
+    def drop(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None) -> None:
+        """Keep the heads of the branches at these positions, in an optimizer too."""
+        if self.linear is not None:
+            slice_stacks(self.linear, keep, optimizer)
+        before = set(self.others.parameters())
+        self.others = nn.ModuleList(self.others[k] for k in keep)
+        forget(before - set(self.others.parameters()), optimizer)
 
     def head(self, k: int, name: str) -> nn.Module:
         """Return branch k's head of a task that is not linear."""

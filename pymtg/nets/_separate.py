@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from pymtg.nets._slicing import forget
 
 
 class SeparateBranches(nn.Module):
@@ -38,9 +40,8 @@ class SeparateBranches(nn.Module):
         """Set the weights and buffers of branch k."""
         self.each[k].load_state_dict(state)
 
-    def drop(self, keep: Sequence[int]) -> Iterator[nn.Parameter]:
-        """Keep the branches at these positions; yield the parameters of the others that nothing else uses."""
-        gone = [p for k, branch in enumerate(self.each) if k not in keep for p in branch.parameters()]
+    def drop(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None) -> None:
+        """Keep the branches at these positions; an optimizer forgets the others' parameters."""
+        before = set(self.parameters())
         self.each = nn.ModuleList(self.each[k] for k in keep)
-        left = set(self.parameters())
-        yield from (p for p in gone if p not in left)
+        forget(before - set(self.parameters()), optimizer)

@@ -55,12 +55,16 @@ class MLP(nn.Module):
 
         Raises InvalidArgumentError if a flattened input is not `in_features` wide.
         """
+        self.check(inputs)
+        features: Tensor = self.layers(inputs.flatten(1))
+        return features
+
+    def check(self, inputs: Tensor) -> None:
+        """Raise InvalidArgumentError if a flattened input is not `in_features` wide."""
         if inputs.ndim < 2 or math.prod(inputs.shape[1:]) != self.in_features:
             raise InvalidArgumentError(
                 f"inputs must be [batch, {self.in_features}] (this network's in_features); got {tuple(inputs.shape)}"
             )
-        features: Tensor = self.layers(inputs.flatten(1))
-        return features
 
 
 class ConvNet(nn.Module):
@@ -105,13 +109,17 @@ class ConvNet(nn.Module):
 
         Raises InvalidArgumentError for another number of channels, or images too small to be halved by every block.
         """
+        self.check(images)
+        features: Tensor = self.pool(self.blocks(images))
+        return features
+
+    def check(self, images: Tensor) -> None:
+        """Raise InvalidArgumentError for another number of channels, or images that cannot be halved by every block."""
         if images.ndim != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < self.smallest:
             raise InvalidArgumentError(
                 f"inputs must be [batch, {self.in_channels}, H, W] with H and W at least {self.smallest}; "
                 f"got {tuple(images.shape)}"
             )
-        features: Tensor = self.pool(self.blocks(images))
-        return features
 
 
 def _block(before: int, after: int) -> nn.Module:

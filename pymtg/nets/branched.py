@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets._arrange import arranged
 from pymtg.nets._branch_modules import branch_modules, feature_width
 from pymtg.nets._heads import BranchedHeads, HeadFactory, HeadOutputs
 from pymtg.nets._joints import Aggregator, fan_out, scale_gradient
 from pymtg.nets._separate import SeparateBranches
+from pymtg.nets._warm_start import check_heads, checked_nets, split_backbone
 from pymtg.nets.backbones import checked_size
 from pymtg.nets.grouped import GroupedNet
 from pymtg.nets.multihead import MultiHeadNet
@@ -104,8 +106,7 @@ class BranchedNet(nn.Module):
         self.gradient_scaling = bool(gradient_scaling)
         self.aggregator = aggregator
         self.trunk = trunk
-        self._fanned = trunk is not None and aggregator is not None
-        self.branches = SeparateBranches(modules, self._fanned)
+        self.branches = arranged(modules, batched, fanned=trunk is not None and aggregator is not None)
         self.heads = BranchedHeads(len(modules), self.features, layout, head, self.gradient_scaling, aggregator)
 
     @classmethod
@@ -220,6 +221,62 @@ class BranchedNet(nn.Module):
     def _check_position(self, k: int, argument: str) -> None:
         if not 0 <= k < self.num_branches:
             raise InvalidArgumentError(f"{argument} must name branches by position, below {self.num_branches}; got {k}")
+
+    def load_multihead(self, nets: MultiHeadNet | Sequence[MultiHeadNet]) -> None:
+        """Start from trained networks.
+
+        Parameters
+        ----------
+        nets
+            One network, for every branch; or K, the k-th for the branch at position k. Its backbone must be built as
+            the branches are; where there is a trunk it may be ``Sequential(trunk, branch)`` instead, and one network
+            then sets the trunk too (with K networks the trunk stays as it is). A network sets the linear heads of the
+            tasks it has, by name; other heads stay as they are.
+
+        Raises
+        ------
+        InvalidArgumentError
+            For another number of networks, tasks unknown here or with other class counts, or weights of other names or
+            shapes; nothing is changed then.
+        InvalidTypeError
+            For anything but :class:`pymtg.nets.MultiHeadNet`.
+        """
+        each = checked_nets(nets, self.num_branches)
+        states = []
+        for k, net in enumerate(each):
+            check_heads(net, self.layout, self.features)
+            states.append(split_backbone(net, self.trunk, self.branches, k))
+        if isinstance(nets, nn.Module) and self.trunk is not None and states[0][0] is not None:
+            self.trunk.load_state_dict(states[0][0])
+        for k, (net, (_, state)) in enumerate(zip(each, states, strict=True)):
+            self.branches.load(k, state)
+            if self.heads.linear is not None:
+                self.heads.linear.load_net(k, net)
+
+    def drop_branches(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Take branches out in place; training goes on as if they had never been there.
+
+        Parameters
+        ----------
+        keep
+            Positions of the branches that stay, in their new order.
+        optimizer
+            The optimizer that trains this network: its parameters and their state are cut to the branches that stay.
+            Stacked parameters are new objects afterwards.
+
+        Raises
+        ------
+        InvalidArgumentError
+            For no branches, a branch twice, or positions that are none.
+        """
+        kept = [int(k) for k in keep]
+        for k in kept:
+            self._check_position(k, "keep")
+        if not kept or len(set(kept)) < len(kept):
+            raise InvalidArgumentError(f"keep must name at least one branch, each once; got {kept}")
+        self.branches.drop(kept, optimizer)
+        self.heads.drop(kept, optimizer)
+        self.branch_ids = tuple(self.branch_ids[k] for k in kept)
 
     def prune(self, labels: Sequence[int] | Tensor) -> GroupedNet:
         """Return a plain module with the chosen head of every task and the branches that are still used, all copied.
