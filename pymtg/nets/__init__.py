@@ -9,6 +9,7 @@ from __future__ import annotations
 from pymtg.nets.backbones import MLP, ConvNet
 from pymtg.nets.branched import BranchedNet, HeadOutputs
 from pymtg.nets.grouped import GroupedNet
+from pymtg.nets.grouped_files import load_grouped, save_grouped
 from pymtg.nets.multihead import MultiHeadNet, MultiHeadSpec, convnet, count_parameters, mlp
 
 __all__ = [
@@ -21,5 +22,7 @@ __all__ = [
     "MultiHeadSpec",
     "convnet",
     "count_parameters",
+    "load_grouped",
     "mlp",
+    "save_grouped",
 ]
