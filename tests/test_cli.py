@@ -586,7 +586,7 @@ def test_a_picture_that_fails_leaves_the_figures_in_a_directory_of_their_own(tin
     def no_space(*_):
         raise OSError(28, "No space left on device", "data_map.png")
 
-    monkeypatch.setattr("pymtg._cli.record.save_data_map", no_space)
+    monkeypatch.setattr("pymtg._cli.stg_record.save_data_map", no_space)
     assert main([*tiny, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "pymtg stg: data_map.png: No space left on device\n"
     assert (tmp_path / "metrics.json").read_text() == "old"

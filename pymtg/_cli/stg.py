@@ -83,13 +83,13 @@ def stg(
 
 
 def _finish(trainer: STGTrainer, tasks: TaskData, data: str, out: Path, settings: dict[str, Any], quiet: bool) -> None:
-    from pymtg._cli.record import RunRecord
+    from pymtg._cli.stg_record import STGRecord
     from pymtg._cli.tables import print_groups, print_scores
 
-    record = RunRecord.of(trainer, tasks, data, opt.command(sys.argv), settings)
+    record = STGRecord.of(trainer, tasks, data, opt.command(sys.argv), settings)
     record.save(out)
     if quiet:
         return
-    print_scores(f"{tasks.name}: means over {tasks.num_tasks} tasks of the test set", record.scores)
-    print_groups(record.group_table)
+    print_scores(f"{tasks.name}: means over {tasks.num_tasks} tasks of the test set", record.run.scores)
+    print_groups(record.run.group_table)
     typer.echo(f"report: {out / 'report.html'}")
