@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from pymtg._checks import LOGIT_DTYPES, check_kind, check_sample_ids, check_targets
+from pymtg._mixed_loss import check_split, gold_values, mixed_losses
+from pymtg._ops import in_backward
 from pymtg._reference import MapState
+from pymtg._task_split import TaskLossFunction, TaskSplit, split_tasks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.functional import weighted_multitask_cross_entropy
 from pymtg.tasks import TaskLayout
@@ -21,7 +25,14 @@ __all__ = ["MultiTaskLoss"]
 
 
 class MultiTaskLoss(nn.Module):
-    """Weighted sum of the per-task cross-entropies; records a data map in training mode.
+    """Weighted sum of the per-task losses; records a data map in training mode.
+
+    Classification tasks have the cross-entropies of :func:`pymtg.functional.multitask_cross_entropy`, in one fused
+    call; regression tasks the mean square or magnitude of the difference over the rows whose target is there. Where a
+    layout has regression tasks, targets are one floating matrix: NaN where missing, class numbers as floats. The map
+    then holds, for a regression task, ``exp(-(y - f)^2 / 2)`` of target y and prediction f, a likelihood relative to
+    its peak (ours: data maps are defined for classes), in units of the targets, which should thus be standardised;
+    right is a prediction where that is above a half.
 
     Parameters
     ----------
@@ -35,6 +46,9 @@ class MultiTaskLoss(nn.Module):
         The label that stands for "missing".
     backend
         As in :func:`pymtg.functional.multitask_cross_entropy`.
+    losses
+        By task name, losses other than the defaults: ``"mse"`` (the default) or ``"l1"`` for a regression task; for
+        any task a function from outputs ``[B, C_t]`` and targets ``[B]``, missing ones as they are, to a scalar.
 
     Attributes
     ----------
@@ -61,6 +75,7 @@ class MultiTaskLoss(nn.Module):
         *,
         ignore_index: int = -100,
         backend: str | None = None,
+        losses: Mapping[str, str | TaskLossFunction] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(layout, TaskLayout):
@@ -77,6 +92,7 @@ class MultiTaskLoss(nn.Module):
         self.recording = True
         self.task_losses: Tensor | None = None
         self.register_buffer("task_weights", _weights(task_weights, layout))
+        self._split = _split(layout, losses)
 
     def forward(self, logits: Tensor, targets: Tensor, sample_ids: Tensor | None = None) -> Tensor:
         """Return the weighted sum of the losses, a scalar; see :func:`pymtg.functional.multitask_cross_entropy`.
@@ -84,6 +100,8 @@ class MultiTaskLoss(nn.Module):
         `sample_ids` ``[B]`` are needed whenever this call records.
         """
         data_map = self.data_map if self.training and self.recording else None
+        if self._split is not None:
+            return self._mixed(self._split, logits, targets, data_map, sample_ids)
         total, losses = weighted_multitask_cross_entropy(
             logits,
             targets,
@@ -97,6 +115,26 @@ class MultiTaskLoss(nn.Module):
         self.task_losses = losses.detach()
         return total
 
+    def _mixed(
+        self, split: TaskSplit, logits: Tensor, targets: Tensor, data_map: DataMap | None, sample_ids: Tensor | None
+    ) -> Tensor:
+        layout = self.layout
+        check_kind(logits, "logits", LOGIT_DTYPES)
+        if logits.dim() != 2 or logits.shape[1] != layout.num_logits:
+            raise InvalidArgumentError(f"logits must be [B, {layout.num_logits}]; got {list(logits.shape)}")
+        check_targets(targets, len(logits), layout, logits.device)
+        if data_map is not None:
+            if sample_ids is None:
+                raise InvalidArgumentError("sample_ids must be given with a data map; got None")
+            check_sample_ids(sample_ids, len(logits), logits.device)
+        losses = mixed_losses(split, layout, logits, targets, self.ignore_index, self.backend)
+        if data_map is not None and sample_ids is not None and not in_backward():
+            p, right, valid = gold_values(layout, logits, targets, self.ignore_index)
+            data_map.update(p, sample_ids, correct=right, valid=valid, backend=self.backend)
+        self.task_losses = losses.detach()
+        weights = self.task_weights
+        return losses.sum() if weights is None else torch.dot(losses, weights.to(losses.dtype))
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Record nothing inside a ``with`` block."""
@@ -109,6 +147,15 @@ class MultiTaskLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return what ``print(loss)`` shows between the brackets."""
         return f"{self.layout.num_tasks} tasks, {self.layout.num_logits} logits, data_map={self.data_map is not None}"
+
+
+def _split(layout: TaskLayout, losses: Mapping[str, str | TaskLossFunction] | None) -> TaskSplit | None:
+    """Return how the tasks are split; None where all go through the one fused call."""
+    split = split_tasks(layout, losses)
+    if len(split.fused) == layout.num_tasks:
+        return None
+    check_split(split, layout)
+    return split
 
 
 def _weights(values: Tensor | Sequence[float] | None, layout: TaskLayout) -> Tensor | None:
