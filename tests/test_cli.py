@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from _tiny import write_tiny
 from PIL import Image
 
 from pymtg._cli.errors import in_flags
@@ -40,19 +41,10 @@ def metrics_of(directory):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Words of a run that takes no time: a Mulan set of 6 tasks, whose names look like HTML."""
-    directory = tmp_path_factory.mktemp("mulan")
-    rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(240, 6)).round(4)
-    labels = (inputs + rng.normal(scale=[0.1, 0.1, 0.5, 0.5, 5, 5], size=inputs.shape) > 0).astype(int)
-    head = [*(f"@attribute x{i} numeric" for i in range(6)), *(f"@attribute <y{i}> {{0,1}}" for i in range(6))]
-    rows = [",".join(map(str, [*x.tolist(), *y.tolist()])) for x, y in zip(inputs, labels, strict=True)]
-    (directory / "tiny.arff").write_text("\n".join(["@relation t", *head, "@data", *rows, ""]))
-    named = "".join(f'<label name="&lt;y{i}&gt;"></label>' for i in range(6))
-    (directory / "tiny.xml").write_text(f'<?xml version="1.0"?><labels>{named}</labels>')
     return [
         "stg",
         "--data",
-        f"mulan:{directory / 'tiny'}",
+        write_tiny(tmp_path_factory.mktemp("mulan")),
         "--epochs",
         "2",
         "--hidden",

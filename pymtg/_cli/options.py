@@ -58,7 +58,8 @@ OutDirectory = Annotated[
         "--out",
         metavar="DIR",
         help="Directory for the results; made if missing, and tried out before training starts. Files of an earlier "
-        "run there are replaced, each as a whole, at the end.",
+        "run there are replaced at the end, all together; if one cannot be written, those that are complete stay in "
+        "DIR/unfinished-...",
     ),
 ]
 Init = Annotated[
