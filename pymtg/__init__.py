@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pymtg._backend import available_backends, get_backend, set_backend
+    from pymtg.branched_loss import BranchedLoss
     from pymtg.cluster import FuzzyKMeans
     from pymtg.datamap import DataMap
     from pymtg.groups import TaskGroups, cluster_tasks
     from pymtg.hooks import record
     from pymtg.losses import MultiTaskLoss
     from pymtg.tasks import TaskLayout
-    from pymtg.trainers import STGTrainer
+    from pymtg.trainers import DMTGTrainer, STGTrainer
 
 _HOMES = {
+    "BranchedLoss": "pymtg.branched_loss",
+    "DMTGTrainer": "pymtg.trainers",
     "DataMap": "pymtg.datamap",
     "FuzzyKMeans": "pymtg.cluster",
     "MultiTaskLoss": "pymtg.losses",
@@ -32,10 +35,24 @@ _HOMES = {
     "record": "pymtg.hooks",
     "set_backend": "pymtg._backend",
 }
-_SUBMODULES = {"cluster", "data", "datamap", "errors", "functional", "hooks", "losses", "metrics", "nets", "report"}
-_SUBMODULES |= {"tasks", "trainers"}
+_SUBMODULES = {
+    "branched_loss",
+    "cluster",
+    "data",
+    "datamap",
+    "errors",
+    "functional",
+    "hooks",
+    "losses",
+    "metrics",
+    "nets",
+    "report",
+}
+_SUBMODULES |= {"branched_loss", "tasks", "trainers"}
 
 __all__ = [
+    "BranchedLoss",
+    "DMTGTrainer",
     "DataMap",
     "FuzzyKMeans",
     "MultiTaskLoss",

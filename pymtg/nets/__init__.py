@@ -6,11 +6,13 @@ logits ``[B, layout.num_logits]``. :func:`mlp`, :func:`convnet` and :class:`Mult
 
 from __future__ import annotations
 
+from pymtg.nets.assignment import TaskAssignment
 from pymtg.nets.backbones import MLP, ConvNet
 from pymtg.nets.branched import BranchedNet, HeadOutputs
 from pymtg.nets.grouped import GroupedNet
 from pymtg.nets.grouped_files import load_grouped, save_grouped
 from pymtg.nets.multihead import MultiHeadNet, MultiHeadSpec, convnet, count_parameters, mlp
+from pymtg.nets.temperature import Temperature
 
 __all__ = [
     "MLP",
@@ -20,6 +22,8 @@ __all__ = [
     "HeadOutputs",
     "MultiHeadNet",
     "MultiHeadSpec",
+    "TaskAssignment",
+    "Temperature",
     "convnet",
     "count_parameters",
     "load_grouped",

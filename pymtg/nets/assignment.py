@@ -181,16 +181,26 @@ class TaskAssignment(nn.Module):
         log_q = others - theta.logsumexp(-1, keepdim=True)
         return -(log_p.exp() * log_p + log_q.exp() * log_q).sum(-1).mean()
 
-    def drop(self, keep: Sequence[int]) -> None:
+    def drop(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
         """Keep the branches at these positions only; the draws of those that stay do not change.
 
-        `theta` becomes a new parameter. Raises InvalidArgumentError for a position that is none, or none at all.
+        `theta` becomes a new parameter, in the optimizer too, which keeps its state. Raises InvalidArgumentError for a
+        position that is none, or none at all.
         """
         at = list(keep)
         if not at or len(set(at)) != len(at) or not all(0 <= k < self.num_branches for k in at):
             raise InvalidArgumentError(f"keep must be different positions in 0..{self.num_branches - 1}; got {at}")
         self.branch_ids = tuple(self.branch_ids[k] for k in at)
-        self.theta = nn.Parameter(self.theta.detach()[:, at].clone(), requires_grad=self.theta.requires_grad)
+        old = self.theta
+        self.theta = nn.Parameter(old.detach()[:, at].clone(), requires_grad=old.requires_grad)
+        if optimizer is not None:
+            for group in optimizer.param_groups:
+                group["params"] = [self.theta if p is old else p for p in group["params"]]
+            state = optimizer.state.pop(old, {})
+            optimizer.state[self.theta] = {
+                name: value[:, at].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
+                for name, value in state.items()
+            }
 
     def get_extra_state(self) -> Tensor:
         """Return the count of draws, for ``state_dict``."""

@@ -7,7 +7,8 @@ from pymtg.trainers.baselines import ensemble, mtl, random_groups, stl
 from pymtg.trainers.compare import METHODS, VIEWS, compare
 from pymtg.trainers.comparison import Comparison, ComparisonView, Difference, MethodSummary, Summary
 from pymtg.trainers.config import ModelFactory, OptimizerFactory, SchedulerFactory, TrainConfig
-from pymtg.trainers.results import EpochRecord, MethodResult, StageResult, STGResult
+from pymtg.trainers.dmtg import DMTGTrainer
+from pymtg.trainers.results import DMTGResult, EpochRecord, MethodResult, StageResult, STGResult
 from pymtg.trainers.stg import STGTrainer
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "VIEWS",
     "Comparison",
     "ComparisonView",
+    "DMTGResult",
+    "DMTGTrainer",
     "Difference",
     "EpochRecord",
     "MethodResult",

@@ -134,6 +134,8 @@ class Run:
 
     def before_epoch(self, epoch: int) -> None:
         """Do what an epoch needs before its first batch."""
+        self.network.train()
+        self.loss.train()
 
     def after_epoch(self, epoch: int) -> None:
         """Do what follows an epoch's last step, before it is validated."""
@@ -158,7 +160,7 @@ class Run:
             seconds=time.perf_counter() - start,
         )
         self.history.append(record)
-        self._keep_best(record)
+        self.keep_if_best(record)
         return record
 
     def _validate(self) -> tuple[float, ...] | None:
@@ -169,8 +171,6 @@ class Run:
 
     def _train_epoch(self) -> torch.Tensor:
         """Return [sum of the weights' sums, total loss, T task losses], the losses averaged over the epoch's rows."""
-        self.network.train()
-        self.loss.train()
         sums = torch.zeros(1 + self.job.layout.num_tasks, device=self.config.torch_device)
         for ids, inputs, targets in self.train.shuffled(self.order):
             total, task_losses = self.loss_of(ids, inputs, targets)
@@ -204,7 +204,8 @@ class Run:
             "look for such values in the inputs, or train with a lower lr"
         )
 
-    def _keep_best(self, record: EpochRecord) -> None:
+    def keep_if_best(self, record: EpochRecord) -> None:
+        """Keep the weights if no epoch before was better."""
         score = record.val_score
         if not self.config.keep_best or score is None or not score > self.best.score:
             return

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +15,15 @@ from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource
 from pymtg.trainers.config import TrainConfig
 
-__all__ = ["checked_logits", "class_probabilities", "combine_networks", "evaluating", "forward_all", "predict_batches"]
+__all__ = [
+    "checked_logits",
+    "class_probabilities",
+    "combine_networks",
+    "evaluating",
+    "forward_all",
+    "predict_batches",
+    "tensor_inputs",
+]
 
 
 @contextmanager
@@ -59,6 +68,18 @@ def predict_batches(network: nn.Module, inputs: Iterable[Any], layout: TaskLayou
         return torch.empty(0, layout.num_logits, device=config.torch_device)
     joined = torch.cat(parts)
     return joined if joined.dtype == torch.float64 else joined.float()
+
+
+def tensor_inputs(inputs: Any) -> torch.Tensor | None:
+    """Return inputs that are a tensor or an array as a tensor, None for anything else.
+
+    Floating inputs become torch's default dtype, as from_arrays makes them for fit: numpy's default is float64.
+    """
+    if isinstance(inputs, np.ndarray):
+        inputs = torch.from_numpy(np.ascontiguousarray(inputs))
+    if not isinstance(inputs, torch.Tensor):
+        return None
+    return inputs.to(torch.get_default_dtype()) if inputs.is_floating_point() else inputs
 
 
 def forward_all(

@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["cpu_threads", "seeded", "stage_seed"]
 
-_STAGES = ("joint", "task", "group", "random", "cluster", "split")
+_STAGES = ("joint", "task", "group", "random", "cluster", "split", "dmtg", "assignment", "finetune")
 
 
 def stage_seed(seed: int, stage: str, index: int = 0) -> int:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pymtg.groups import TaskGroups
     from pymtg.metrics import Scores
 
-__all__ = ["EpochRecord", "MethodResult", "STGResult", "StageResult"]
+__all__ = ["DMTGResult", "EpochRecord", "MethodResult", "STGResult", "StageResult"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,54 @@ class STGResult:
             "epochs": self.epochs,
             "snapshot_epochs": list(self.snapshot_epochs),
             "grouping_seconds": self.grouping_seconds,
+            "stages": [stage.to_dict() for stage in self.stages],
+            "groups": self.groups.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class DMTGResult:
+    """What :meth:`pymtg.DMTGTrainer.fit` found and what it took.
+
+    ``temperatures``, ``entropies`` and ``moved`` have an entry before the first epoch and one after each: the
+    temperature, the entropy term, and how many tasks' most probable branch is another than an entry before.
+    ``dropped`` maps a branch's number to the epoch after which it was dropped.
+    """
+
+    stages: tuple[StageResult, ...]
+    groups: TaskGroups
+    temperatures: tuple[float, ...]
+    entropies: tuple[float, ...]
+    moved: tuple[int, ...]
+    dropped: dict[int, int]
+    parameters_before_pruning: int
+    parameters: int
+    num_branches: int
+    seed: int
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data, of one network or of K branches at once."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, JSON-ready."""
+        return {
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "num_branches": self.num_branches,
+            "parameters": self.parameters,
+            "parameters_before_pruning": self.parameters_before_pruning,
+            "epochs": self.epochs,
+            "temperatures": list(self.temperatures),
+            "entropies": list(self.entropies),
+            "moved": list(self.moved),
+            "dropped": {str(branch): epoch for branch, epoch in self.dropped.items()},
             "stages": [stage.to_dict() for stage in self.stages],
             "groups": self.groups.to_dict(),
         }

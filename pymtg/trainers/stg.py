@@ -15,7 +15,7 @@ from pymtg.metrics import Scores, score
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source, input_batches
 from pymtg.trainers._errors import NotFittedError
-from pymtg.trainers._predict import class_probabilities, combine_networks, forward_all, predict_batches
+from pymtg.trainers._predict import class_probabilities, combine_networks, forward_all, predict_batches, tensor_inputs
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting, check_model
@@ -284,12 +284,9 @@ class STGTrainer:
         return torch.from_numpy(memberships if combine == "soft" else hard_weights(memberships))
 
     def _probabilities(self, network: nn.Module, inputs: Any) -> torch.Tensor:
-        if isinstance(inputs, np.ndarray):
-            inputs = torch.from_numpy(np.ascontiguousarray(inputs))
-        if isinstance(inputs, torch.Tensor):
-            if inputs.is_floating_point():  # as from_arrays does for fit: numpy's default is float64, torch's float32
-                inputs = inputs.to(torch.get_default_dtype())
-            logits = predict_batches(network, input_batches(inputs, self.config), self.layout, self.config)
+        given = tensor_inputs(inputs)
+        if given is not None:
+            logits = predict_batches(network, input_batches(given, self.config), self.layout, self.config)
         else:
             source = batch_source(inputs, self.layout, self.config, "inputs")
             logits, _ = forward_all(network, source, self.layout, self.config)

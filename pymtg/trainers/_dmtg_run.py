@@ -1,0 +1,217 @@
+"""What DMTG's training does differently from the plain loop: a draw per step, the assignment's own optimizer."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pymtg.branched_loss import BranchedLoss
+from pymtg.errors import InvalidArgumentError
+from pymtg.losses import MultiTaskLoss
+from pymtg.nets.assignment import TaskAssignment
+from pymtg.nets.branched import BranchedNet
+from pymtg.nets.grouped import GroupedNet
+from pymtg.trainers._batches import BatchSource
+from pymtg.trainers._dmtg_plan import DMTGPlan
+from pymtg.trainers._loop import Job, Run
+from pymtg.trainers._predict import autocast, checked_logits
+from pymtg.trainers.config import TrainConfig
+from pymtg.trainers.results import EpochRecord
+
+__all__ = ["AssignedNet", "AssignmentTrace", "DMTGJob", "DMTGRun", "FinetuneJob", "FinetuneRun"]
+
+
+class AssignedNet(nn.Module):
+    """A branched network and its assignment; in eval mode every task comes from its most probable branch."""
+
+    def __init__(self, net: BranchedNet, assignment: TaskAssignment) -> None:
+        super().__init__()
+        self.net = net
+        self.assignment = assignment
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Return what all K x T heads do in training mode, each task's own output [B, C] in eval mode."""
+        return self.net(inputs) if self.training else self.net.forward_chosen(inputs, self.assignment.labels())
+
+
+@dataclass
+class AssignmentTrace:
+    """What became of an assignment, an entry an epoch and one before the first."""
+
+    probabilities: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    """[T, K] each, 0 for a branch that was dropped."""
+    temperatures: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    moved: list[int] = field(default_factory=list)
+    """How many tasks have another most probable branch than an epoch before."""
+    dropped: dict[int, int] = field(default_factory=dict)
+    """The epoch after which a branch, by its number, was dropped."""
+
+    def add(self, assignment: TaskAssignment, branches: int, temperature: float) -> None:
+        """Note the state of an assignment, whose branches were `branches` once: one read from the device."""
+        shares = np.zeros((assignment.num_tasks, branches))
+        with torch.no_grad():
+            left = assignment.probabilities().double()
+            shares[:, list(assignment.branch_ids)] = (left / left.sum(1, keepdim=True)).cpu().numpy()
+            self.entropies.append(float(assignment.entropy()))
+        before = self.probabilities[-1].argmax(1) if self.probabilities else shares.argmax(1)
+        self.moved.append(int((before != shares.argmax(1)).sum()))
+        self.probabilities.append(shares)
+        self.temperatures.append(temperature)
+
+    @property
+    def note(self) -> str:
+        """The last epoch in a few words, for the progress bar."""
+        return f"entropy {self.entropies[-1]:.3g}, {self.moved[-1]} moved"
+
+
+@dataclass(frozen=True)
+class DMTGJob(Job):
+    """A branched network to train, and where to note what becomes of its assignment."""
+
+    plan: DMTGPlan = field(default_factory=DMTGPlan)
+    trace: AssignmentTrace = field(default_factory=AssignmentTrace)
+
+
+class DMTGRun(Run):
+    """Trains an :class:`AssignedNet` on ``sum_tk Z_tk loss_tk + entropy_weight * H`` (algorithms.md, section 6)."""
+
+    job: DMTGJob
+    network: AssignedNet
+
+    def __init__(self, job: DMTGJob, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
+        super().__init__(job, config, train, val)
+        self.plan, self.branches = job.plan, self.network.net.num_branches
+        self.step, self.steps = 0, job.epochs * -(-train.num_samples // config.batch_size)
+        self.best_network: nn.Module | None = None
+        device = config.torch_device
+        counts = torch.tensor(job.layout.num_classes)
+        self.task_of_column = torch.repeat_interleave(torch.arange(job.layout.num_tasks), counts).to(device)
+        self.column = torch.arange(job.layout.num_logits, device=device)
+        self.task = torch.arange(job.layout.num_tasks, device=device)
+        self.recorder = None if job.data_map is None else MultiTaskLoss(job.layout, data_map=job.data_map)
+        job.trace.add(self.network.assignment, self.branches, self._temperature())
+
+    def make_loss(self) -> nn.Module:
+        """Return the loss over all K x T heads."""
+        return BranchedLoss(self.job.layout, self.job.plan.losses)
+
+    def optimizers_of(self, network: nn.Module) -> list[torch.optim.Optimizer]:
+        """Return the network's optimizer and, where the assignment is learned, an Adam for theta."""
+        assert isinstance(network, AssignedNet)
+        theta = network.assignment.theta
+        found = [self.config.build_optimizer(network.net)]
+        if theta.requires_grad:
+            found.append(torch.optim.Adam([theta], lr=self.job.plan.assignment_lr))
+        return found
+
+    def loss_of(self, ids: Tensor, inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Draw an assignment and return the objective; the task losses are those of the most probable branches."""
+        assignment = self.network.assignment
+        with autocast(self.config):
+            outputs = self.network(inputs)
+        shares = assignment.sample(self._temperature(), rows=len(ids))
+        total = self.loss(outputs, targets, shares)
+        if self.plan.entropy_weight:
+            total = total + self.plan.entropy_weight * assignment.entropy()
+        labels = assignment.labels()
+        if self.recorder is not None:
+            self._record(self.recorder, outputs, labels, targets, ids)
+        self.step += 1
+        task_losses: Any = self.loss.task_losses
+        return total, task_losses[self.task, labels]
+
+    def after_epoch(self, epoch: int) -> None:
+        """Note the assignment; drop branches that no task can move to any more."""
+        super().after_epoch(epoch)
+        self.job.trace.add(self.network.assignment, self.branches, self._temperature())
+        if self.plan.drop_branches and epoch < self.job.epochs:
+            self._drop(epoch)
+
+    def _temperature(self) -> float:
+        return self.job.plan.temperature.at(self.step / self.steps)
+
+    def _record(self, recorder: MultiTaskLoss, outputs: Any, labels: Tensor, targets: Any, ids: Tensor) -> None:
+        if not isinstance(outputs, Tensor):
+            raise InvalidArgumentError("record must be False where heads are not linear; got True")
+        with torch.no_grad():
+            recorder(outputs[labels[self.task_of_column], :, self.column].T, targets, ids)
+
+    def _drop(self, epoch: int) -> None:
+        """Drop a branch if no task's theta can still grow past its best one: Adam moves an entry by about lr a step."""
+        assignment, net = self.network.assignment, self.network.net
+        if not assignment.theta.requires_grad or net.num_branches == 1:
+            return
+        theta = assignment.theta.detach()
+        reach = 2 * self.plan.assignment_lr * (self.steps - self.step)  # one entry rises while the other falls
+        within: list[bool] = (theta.amax(1, keepdim=True) - theta <= reach).any(0).tolist()
+        keep = [k for k, stays in enumerate(within) if stays]
+        if len(keep) == len(within):
+            return
+        for k in set(range(len(within))) - set(keep):
+            self.job.trace.dropped[net.branch_ids[k]] = epoch
+        net.drop_branches(keep, self.optimizers[0])
+        assignment.drop(keep, self.optimizers[1])
+
+    def keep_if_best(self, record: EpochRecord) -> None:
+        """Keep a copy of the network if no epoch before was better; a copy, since branches may be dropped later."""
+        score = -math.inf if record.val_score is None else record.val_score
+        if self.config.keep_best and score > self.best.score:
+            self.best = type(self.best)(score, record.epoch)
+            self.best_network = copy.deepcopy(self.network)
+
+    def restore_best(self) -> int | None:
+        """Go back to the kept network, if any; return its epoch."""
+        if isinstance(self.best_network, AssignedNet):
+            self.network = self.best_network
+        return self.best.epoch
+
+
+@dataclass(frozen=True)
+class FinetuneJob(Job):
+    """A pruned network to train further."""
+
+    plan: DMTGPlan = field(default_factory=DMTGPlan)
+
+
+class FinetuneRun(Run):
+    """Trains a :class:`GroupedNet` on the sum of its tasks' losses; the trunk may be frozen."""
+
+    job: FinetuneJob
+    network: GroupedNet
+
+    def __init__(self, job: FinetuneJob, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
+        super().__init__(job, config, train, val)
+        self.ones = torch.ones(job.layout.num_tasks, 1, device=config.torch_device)
+
+    def make_loss(self) -> nn.Module:
+        """Return the loss of one branch that serves all tasks."""
+        return BranchedLoss(self.job.layout, self.job.plan.losses)
+
+    def optimizers_of(self, network: nn.Module) -> list[torch.optim.Optimizer]:
+        """Freeze the trunk where asked for, then return the optimizer."""
+        assert isinstance(network, GroupedNet)
+        if self.job.plan.freeze_trunk and network.trunk is not None:
+            network.trunk.requires_grad_(False)
+        return super().optimizers_of(network)
+
+    def before_epoch(self, epoch: int) -> None:
+        """Keep a frozen trunk in eval mode: its running statistics stay as they are."""
+        super().before_epoch(epoch)
+        if self.job.plan.freeze_trunk and self.network.trunk is not None:
+            self.network.trunk.eval()
+
+    def loss_of(self, ids: Tensor, inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Return the sum of the task losses, and these."""
+        with autocast(self.config):
+            logits = self.network(inputs)
+        total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, self.ones)
+        task_losses: Any = self.loss.task_losses
+        return total, task_losses[:, 0]

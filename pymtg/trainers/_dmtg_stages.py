@@ -1,0 +1,200 @@
+"""The stages of DMTG as functions, for the trainer and for comparisons: warm start, grouped training, fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pymtg.datamap import DataMap
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets.assignment import TaskAssignment
+from pymtg.nets.branched import BranchedNet
+from pymtg.nets.grouped import GroupedNet
+from pymtg.nets.multihead import MultiHeadNet
+from pymtg.tasks import TaskLayout
+from pymtg.trainers._dmtg_plan import DMTGPlan
+from pymtg.trainers._dmtg_run import AssignedNet, AssignmentTrace, DMTGJob, DMTGRun, FinetuneJob, FinetuneRun
+from pymtg.trainers._loop import Job, Trained, train_network
+from pymtg.trainers._seeding import stage_seed
+from pymtg.trainers._stages import Setting
+from pymtg.trainers.results import StageResult
+
+if TYPE_CHECKING:
+    from pymtg.groups import TaskGroups
+
+__all__ = ["Grouping", "network_maker", "train_dmtg"]
+
+NetFactory = Callable[[TaskLayout], nn.Module]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What a DMTG training leaves."""
+
+    net: BranchedNet
+    assignment: TaskAssignment
+    model: GroupedNet
+    groups: TaskGroups
+    trace: AssignmentTrace
+    data_map: DataMap | None
+    parameters_before_pruning: int
+    stages: tuple[StageResult, ...]
+    """The warm start where there was one, the grouped training, the fine-tuning where there was one."""
+
+
+def network_maker(net: Any, layout: TaskLayout, num_groups: int) -> Callable[[], BranchedNet]:
+    """Return what makes the network to train: a copy of the one given, or a new one from a factory."""
+    if isinstance(net, BranchedNet):
+        if net.layout != layout:
+            raise InvalidArgumentError("net must have the layout that is given beside it; theirs differ")
+        return lambda: copy.deepcopy(net)
+    if isinstance(net, nn.Module) or not callable(net):
+        raise InvalidTypeError(
+            f"net must be a BranchedNet, or a factory layout -> BranchedNet or MultiHeadNet; got {type(net).__name__}"
+        )
+
+    def make() -> BranchedNet:
+        made = net(layout)
+        if isinstance(made, BranchedNet):
+            return made
+        if not isinstance(made, MultiHeadNet):
+            raise InvalidTypeError(f"net must make a BranchedNet or a MultiHeadNet; it made a {type(made).__name__}")
+        waiting = [made]  # the first of the K is there already
+        return BranchedNet.from_factory(lambda own: waiting.pop() if waiting else net(own), layout, num_groups)
+
+    return make
+
+
+def train_dmtg(
+    setting: Setting, plan: DMTGPlan, make: Callable[[], BranchedNet], *, warm: Trained | None = None
+) -> Grouping:
+    """Train a branched network and its assignment, prune it, fine-tune it where asked for.
+
+    `warm` is a trained network to start from; without one, `plan.warm_epochs` say whether to train it here.
+    """
+    stages = []
+    if warm is None and plan.warm_epochs:
+        warm = _warm_start(setting, plan, make)
+    if warm is not None:
+        stages.append(warm.stage)
+    trace = AssignmentTrace()
+    data_map = _data_map(setting, plan)
+    trained = train_network(_job(setting, plan, make, warm, trace, data_map), *_data(setting), kind=DMTGRun)
+    network = trained.network
+    assert isinstance(network, AssignedNet)
+    stages.append(trained.stage)
+    model = network.net.prune(network.assignment.labels())
+    if plan.finetune_epochs:
+        tuned = _finetuned(setting, plan, model)
+        assert isinstance(tuned.network, GroupedNet)
+        model = tuned.network
+        stages.append(tuned.stage)
+    groups = _groups(setting.layout, network, trace, plan)
+    return Grouping(
+        network.net, network.assignment, model, groups, trace, data_map, trained.stage.parameters, tuple(stages)
+    )
+
+
+def _data(setting: Setting) -> tuple[Any, Any, Any, Any]:
+    return setting.train, setting.val, setting.config, setting.reporter
+
+
+def _job(
+    setting: Setting,
+    plan: DMTGPlan,
+    make: Callable[[], BranchedNet],
+    warm: Trained | None,
+    trace: AssignmentTrace,
+    data_map: DataMap | None,
+) -> DMTGJob:
+    seed = stage_seed(setting.seed, "dmtg")
+
+    def build() -> nn.Module:
+        net = make()
+        if warm is not None:
+            assert isinstance(warm.network, MultiHeadNet)
+            net.load_multihead(warm.network)
+        assignment = plan.make_assignment(setting.layout, net.num_branches, setting.seed)
+        if assignment.num_branches != net.num_branches:
+            raise InvalidArgumentError(
+                f"assignment must be to {net.num_branches} branches; got one to {assignment.num_branches}"
+            )
+        return AssignedNet(net, assignment)
+
+    return DMTGJob(
+        name="dmtg",
+        build=build,
+        layout=setting.layout,
+        seed=seed,
+        epochs=plan.epochs,
+        data_map=data_map,
+        snapshot_epochs=tuple(sorted({-(-plan.epochs * quarter // 4) for quarter in range(1, 5)})),
+        plan=plan,
+        trace=trace,
+    )
+
+
+def _data_map(setting: Setting, plan: DMTGPlan) -> DataMap | None:
+    if not plan.record:
+        return None
+    return DataMap(
+        setting.train.num_samples, setting.layout, device=setting.config.torch_device, missing=setting.train.missing
+    )
+
+
+def _warm_start(setting: Setting, plan: DMTGPlan, make: Callable[[], BranchedNet]) -> Trained:
+    """Train one branch, with the trunk, on all tasks: the released code's start from an MTL network."""
+    job = Job(
+        name="warm start",
+        build=lambda: _single(make()),
+        layout=setting.layout,
+        seed=stage_seed(setting.seed, "joint"),
+        epochs=plan.warm_epochs,
+    )
+    return train_network(job, *_data(setting))
+
+
+def _single(net: BranchedNet) -> MultiHeadNet:
+    """Return the trunk and the first branch of a network with that branch's heads."""
+    if net.heads.linear is None or net.heads.custom:
+        raise InvalidArgumentError("warm_epochs must be 0 where heads are not linear; got more")
+    branch = net.branch_module(0)
+    backbone = branch if net.trunk is None else nn.Sequential(net.trunk, branch)
+    single = MultiHeadNet(net.layout, backbone, net.features)
+    with torch.no_grad():
+        single.head.weight.copy_(net.heads.linear.weight[0].T)
+        single.head.bias.copy_(net.heads.linear.bias[0])
+    return single
+
+
+def _finetuned(setting: Setting, plan: DMTGPlan, model: GroupedNet) -> Trained:
+    job = FinetuneJob(
+        name="fine-tuning",
+        build=lambda: model,
+        layout=setting.layout,
+        seed=stage_seed(setting.seed, "finetune"),
+        epochs=plan.finetune_epochs,
+        plan=plan,
+    )
+    return train_network(job, *_data(setting), kind=FinetuneRun)
+
+
+def _groups(layout: TaskLayout, network: AssignedNet, trace: AssignmentTrace, plan: DMTGPlan) -> TaskGroups:
+    from pymtg.groups import TaskGroups  # brings scikit-learn along
+
+    shares = np.zeros_like(trace.probabilities[-1])
+    left = network.assignment.probabilities().double()
+    shares[:, list(network.assignment.branch_ids)] = (left / left.sum(1, keepdim=True)).cpu().numpy()
+    labels = [network.assignment.branch_ids[k] for k in network.assignment.labels().tolist()]
+    quality = {
+        "entropy": float(network.assignment.entropy().detach()),
+        "partition_coefficient": float((shares**2).sum(1).mean()),
+        "branches_used": len(set(labels)),
+    }
+    return TaskGroups(layout.names, shares, np.array(labels, dtype=np.int64), quality, plan.to_dict())

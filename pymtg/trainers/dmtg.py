@@ -1,0 +1,311 @@
+"""DMTG: learn which branch serves which task while the branches are trained, then keep what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pymtg._task_split import TaskLossFunction
+from pymtg.datamap import DataMap
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.metrics import Scores, score
+from pymtg.nets.assignment import TaskAssignment
+from pymtg.nets.branched import BranchedNet
+from pymtg.nets.grouped import GroupedNet
+from pymtg.nets.multihead import count_parameters
+from pymtg.nets.temperature import Temperature
+from pymtg.tasks import TaskLayout
+from pymtg.trainers._batches import batch_source, input_batches
+from pymtg.trainers._dmtg_plan import DMTGPlan
+from pymtg.trainers._dmtg_stages import Grouping, NetFactory, network_maker, train_dmtg
+from pymtg.trainers._errors import NotFittedError
+from pymtg.trainers._predict import class_probabilities, forward_all, predict_batches, tensor_inputs
+from pymtg.trainers._progress import reporting
+from pymtg.trainers._seeding import cpu_threads
+from pymtg.trainers._stages import Setting
+from pymtg.trainers.config import EpochCallback, OptimizerFactory, SchedulerFactory, TrainConfig, check_int
+from pymtg.trainers.results import DMTGResult
+
+if TYPE_CHECKING:
+    from pymtg.groups import TaskGroups
+
+__all__ = ["DMTGTrainer"]
+
+_FITTED = ("net_", "assignment_", "model_", "groups_", "assignment_history_", "data_map_", "result_")
+
+
+class DMTGTrainer:
+    """One-shot differentiable multi-task grouping, end to end (DMTG).
+
+    K branches with a head for every task each are trained on ``sum_tk Z_tk loss_tk``, Z a fresh relaxed draw a step
+    from the categorical distributions ``softmax(theta_t)``; theta is learned on the way. At the end every task keeps
+    the head of its most probable branch, and branches that no task has chosen are gone.
+
+    Parameters
+    ----------
+    net
+        A :class:`pymtg.nets.BranchedNet` (copied: the one given is left as it is), or a factory of them, ``layout ->
+        BranchedNet``; or a factory of :class:`pymtg.nets.MultiHeadNet`, as :func:`pymtg.nets.mlp` returns, whose
+        backbone becomes the branch.
+    layout
+        The T tasks.
+    num_groups
+        K where `net` makes a MultiHeadNet; a BranchedNet has its own. It may be more than T.
+    epochs
+        Epochs of the grouped training.
+    lr, optimizer, scheduler, batch_size, device, amp, num_threads, num_workers, keep_best, monitor, on_epoch_end
+        As in :class:`pymtg.trainers.TrainConfig`; for all stages. With `keep_best` the network and the assignment of
+        the epoch with the best validation score are kept together.
+    assignment
+        ``"learned"``; or, to compare with, fixed: ``"diagonal"`` (task t on branch ``t mod K``) or ``"random"`` (dealt
+        out evenly in an order drawn from the seed); or a :class:`pymtg.nets.TaskAssignment`, which is copied.
+    sampling, init, eps
+        As in :class:`pymtg.nets.TaskAssignment`.
+    assignment_lr
+        Learning rate of the Adam that trains theta.
+    temperature
+        A number, or a :class:`pymtg.nets.Temperature` that moves over the steps of the grouped training.
+    entropy_weight
+        lambda of the entropy term; 0 leaves it out, as in most of the released configurations.
+    warm_epochs
+        Train one branch on all tasks for so many epochs first and start every branch from it (the released code's
+        start from an MTL network).
+    finetune_epochs, freeze_trunk
+        Epochs of training after pruning, and whether a trunk stays as it is in them.
+    drop_branches
+        Whether to drop a branch during training once no task can move to it any more: once every task's best theta is
+        ahead by more than Adam can still make up, ``2 * assignment_lr`` a step.
+    losses
+        As in :class:`pymtg.branched_loss.BranchedLoss`.
+    record
+        Whether to record a data map, of the gold probabilities under each task's most probable branch, with a snapshot
+        after each quarter of the epochs.
+    seed
+        Everything random follows from it. The global random states are left as they were.
+    progress
+        True shows a progress bar (rich) on stderr, False none, None one if stderr is a terminal.
+
+    Attributes
+    ----------
+    model_ : pymtg.nets.GroupedNet
+        The pruned network, fine-tuned where asked for: a plain module, inputs to logits [B, C].
+    net_ : pymtg.nets.BranchedNet
+        All branches that were left and all their heads, before pruning.
+    assignment_ : pymtg.nets.TaskAssignment
+        theta as it ended.
+    groups_ : pymtg.TaskGroups
+        Memberships ``softmax(theta)`` [T, K] and labels ``argmax theta``, in the numbers the branches began with.
+    assignment_history_ : numpy.ndarray
+        [epochs + 1, T, K] float64: ``softmax(theta)`` before the first epoch and after each; 0 for a dropped branch.
+    data_map_ : pymtg.DataMap or None
+        Where one was recorded.
+    result_ : DMTGResult
+        Histories, seconds, parameters, temperatures, entropies.
+
+    Raises
+    ------
+    InvalidArgumentError, InvalidTypeError
+        For an argument out of its range or of a wrong type.
+
+    Notes
+    -----
+    Gao et al., "DMTG: One-shot differentiable multi-task grouping", ICML 2024, arXiv 2407.05082. Temperature
+    schedules and the dropping of branches are ours.
+    """
+
+    net_: BranchedNet
+    assignment_: TaskAssignment
+    model_: GroupedNet
+    groups_: TaskGroups
+    assignment_history_: npt.NDArray[np.float64]
+    data_map_: DataMap | None
+    result_: DMTGResult
+
+    def __init__(
+        self,
+        net: BranchedNet | NetFactory,
+        layout: TaskLayout,
+        *,
+        num_groups: int = 3,
+        epochs: int = 20,
+        lr: float = 1e-3,
+        assignment: str | TaskAssignment = "learned",
+        sampling: str = "gumbel",
+        init: str = "ones",
+        eps: float = 0.0,
+        assignment_lr: float = 1e-2,
+        temperature: float | Temperature = 2.5,
+        entropy_weight: float = 0.0,
+        warm_epochs: int = 0,
+        finetune_epochs: int = 0,
+        freeze_trunk: bool = False,
+        drop_branches: bool = True,
+        losses: Mapping[str, str | TaskLossFunction] | None = None,
+        record: bool = False,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        amp: bool | str = False,
+        num_threads: int | None = None,
+        num_workers: int = 0,
+        keep_best: bool = False,
+        monitor: str = "balanced_accuracy",
+        on_epoch_end: EpochCallback | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        if not isinstance(layout, TaskLayout):
+            raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
+        self.net, self.layout = net, layout
+        self.plan = DMTGPlan.checked(
+            layout,
+            num_groups=num_groups,
+            epochs=epochs,
+            assignment=assignment,
+            sampling=sampling,
+            init=init,
+            eps=eps,
+            assignment_lr=assignment_lr,
+            temperature=temperature,
+            entropy_weight=entropy_weight,
+            warm_epochs=warm_epochs,
+            finetune_epochs=finetune_epochs,
+            freeze_trunk=freeze_trunk,
+            drop_branches=drop_branches,
+            losses=losses,
+            record=record,
+        )
+        self._make = network_maker(net, layout, num_groups)
+        self.config = TrainConfig(
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            device=device,
+            amp=amp,
+            num_threads=num_threads,
+            num_workers=num_workers,
+            keep_best=keep_best,
+            monitor=monitor,
+            on_epoch_end=on_epoch_end,
+        )
+        self.seed = check_int("seed", seed, 0)
+        self.progress = progress
+
+    def fit(self, train: Any, val: Any = None) -> DMTGTrainer:
+        """Train, prune, fine-tune where asked for.
+
+        Parameters
+        ----------
+        train, val
+            A map-style dataset of (input, targets [T]) of any kind, or a tuple (inputs, targets) of arrays or
+            tensors. With `val`, every epoch is scored on it, each task by its most probable branch.
+
+        Returns
+        -------
+        The trainer itself. If anything fails or interrupts, it is left unfitted.
+
+        Raises
+        ------
+        InvalidArgumentError, InvalidTypeError
+            If the data is empty or does not fit the layout, or the network's output does not.
+        NonFiniteLossError
+            If a loss or a weight becomes NaN or infinite; names the stage, the epoch and the tasks.
+        """
+        for name in _FITTED:
+            self.__dict__.pop(name, None)
+        with cpu_threads(self.config.num_threads), reporting(self.progress) as reporter:
+            setting = Setting.of(self._factory, self.layout, self.config, self.seed, train, val, reporter)
+            reporter.expect(self.plan.warm_epochs + self.plan.epochs + self.plan.finetune_epochs)
+            found = train_dmtg(setting, self.plan, self._make)
+        self.__dict__.update(self._fitted(found))  # all at once: an interrupted fit leaves nothing behind
+        return self
+
+    def prune(self) -> GroupedNet:
+        """Return a new plain module with each task's chosen head and the branches in use, as training left them.
+
+        Without fine-tuning it equals ``model_``. Raises NotFittedError before :meth:`fit`.
+        """
+        return self.net_.prune(self.assignment_.labels())
+
+    def predict_proba(self, inputs: Any) -> torch.Tensor:
+        """Predict class probabilities with the pruned network.
+
+        Parameters
+        ----------
+        inputs
+            A tensor or array [N, ...], or a dataset of (input, targets), whose targets are not used. Floating inputs
+            become torch's default dtype, as in :meth:`fit`.
+
+        Returns
+        -------
+        [N, layout.num_logits] on the CPU, float32 at least, in the logits' columns: P(y = 1) for a one-logit task, C
+        probabilities that sum to 1 for a softmax task, the prediction itself for a regression task.
+
+        Raises
+        ------
+        NotFittedError
+            Before :meth:`fit`.
+        InvalidTypeError
+            If the inputs are neither a tensor, an array nor a dataset.
+        """
+        model, given = self.model_, tensor_inputs(inputs)
+        if given is not None:
+            logits = predict_batches(model, input_batches(given, self.config), self.layout, self.config)
+        else:
+            source = batch_source(inputs, self.layout, self.config, "inputs")
+            logits, _ = forward_all(model, source, self.layout, self.config)
+        return class_probabilities(logits, self.layout).cpu()
+
+    def evaluate(self, test: Any) -> dict[str, Scores]:
+        """Score the pruned network on a test set, under the name ``"dmtg"``.
+
+        Parameters
+        ----------
+        test
+            As `train` in :meth:`fit`.
+
+        Raises
+        ------
+        NotFittedError
+            Before :meth:`fit`.
+        InvalidArgumentError, InvalidTypeError
+            If the data is empty or does not fit the layout.
+        """
+        model = self.model_
+        source = batch_source(test, self.layout, self.config, "test")
+        logits, targets = forward_all(model, source, self.layout, self.config)
+        return {"dmtg": score(class_probabilities(logits, self.layout).cpu(), targets.cpu(), self.layout)}
+
+    def _factory(self, layout: TaskLayout) -> Any:
+        """Stand for the model where stages ask for one: DMTG makes its networks itself."""
+        raise InvalidArgumentError("net makes one network for all tasks")
+
+    def _fitted(self, found: Grouping) -> dict[str, Any]:
+        trace = found.trace
+        result = DMTGResult(
+            stages=found.stages,
+            groups=found.groups,
+            temperatures=tuple(trace.temperatures),
+            entropies=tuple(trace.entropies),
+            moved=tuple(trace.moved),
+            dropped=dict(trace.dropped),
+            parameters_before_pruning=found.parameters_before_pruning,
+            parameters=count_parameters(found.model),
+            num_branches=found.groups.num_groups,
+            seed=self.seed,
+        )
+        history = np.stack(trace.probabilities)
+        values = (found.net, found.assignment, found.model, found.groups, history, found.data_map, result)
+        return dict(zip(_FITTED, values, strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _FITTED:
+            raise NotFittedError(f"{name} is set by fit: call DMTGTrainer.fit first")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
