@@ -26,7 +26,9 @@ __all__ = [
 _KNOWN = "'digits', 'mulan:DIR/STEM' (DIR/STEM.xml with DIR/STEM-train.arff and DIR/STEM-test.arff, or DIR/STEM.arff)"
 
 
-def load(spec: str, seed: int = 0, *, test_size: float = 1 / 3, val_size: float = 0.0) -> TaskData:
+def load(
+    spec: str, seed: int = 0, *, test_size: float = 1 / 3, val_size: float = 0.0, targets: int | None = None
+) -> TaskData:
     """Load a data set by name.
 
     Parameters
@@ -38,11 +40,13 @@ def load(spec: str, seed: int = 0, *, test_size: float = 1 / 3, val_size: float 
     test_size, val_size
         Shares of the rows that the test and the validation set get. `test_size` is not used where the set comes with
         a test file of its own; with `val_size` 0 there is no validation set.
+    targets
+        For a Mulan set without an XML file: how many of its last columns are regression targets.
 
     Raises
     ------
     InvalidArgumentError
-        For a set that is not known, and what the set's own loader raises.
+        For a set that is not known, `targets` beside the digits, and what the set's own loader raises.
     InvalidTypeError
         If `spec` is not a string.
     """
@@ -50,7 +54,9 @@ def load(spec: str, seed: int = 0, *, test_size: float = 1 / 3, val_size: float 
         raise InvalidTypeError(f"spec must be a string; got {spec!r}")
     kind, colon, rest = spec.partition(":")
     if kind == "digits" and not colon:
+        if targets is not None:
+            raise InvalidArgumentError(f"targets must be left out for the digits, whose tasks are known; got {targets}")
         return digits(seed, test_size=test_size, val_size=val_size)
     if kind == "mulan" and rest:
-        return mulan(rest, seed, test_size=test_size, val_size=val_size)
+        return mulan(rest, seed, test_size=test_size, val_size=val_size, targets=targets)
     raise InvalidArgumentError(f"spec must name a known data set: {_KNOWN}; got {spec!r}")

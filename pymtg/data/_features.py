@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FeatureScaler"]
+__all__ = ["FeatureScaler", "target_figures"]
 
 _Matrix = npt.NDArray[np.floating[Any]]
 
@@ -59,6 +59,18 @@ class FeatureScaler:
             columns = np.where(missing, mean, columns)
         with np.errstate(over="ignore"):  # a far outlier of a narrow feature; from_arrays tells of infinities
             return np.asarray((columns - shift) / scale, dtype=np.float32)
+
+
+def target_figures(train: _Matrix) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and deviation of each column of ``[N, T]`` training targets, over what is known (not NaN).
+
+    0 and 1 where nothing is; the deviation of a constant column is 1, so that it is shifted only.
+    """
+    known = ~np.isnan(train)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, train, 0).sum(0, dtype=np.float64) / count
+    scale = np.sqrt((np.where(known, train - mean, 0) ** 2).sum(0, dtype=np.float64) / count)
+    return mean, np.where(scale <= 1e-12 * np.maximum(np.abs(mean), 1), 1.0, scale)
 
 
 def _expanded(features: _Matrix, kinds: Sequence[int | None]) -> _Matrix:

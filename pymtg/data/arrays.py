@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
-__all__ = ["IGNORE_INDEX", "ArrayTasks", "Batch", "collate", "from_arrays"]
+__all__ = ["IGNORE_INDEX", "ArrayTasks", "Batch", "collate", "from_arrays", "known_targets"]
 
 IGNORE_INDEX = -100
 """What stands for a missing label in every dataset of :mod:`pymtg.data`."""
@@ -75,7 +75,8 @@ class ArrayTasks(Dataset[tuple[Tensor, Tensor]]):
     inputs
         ``[M, ...]``.
     targets
-        ``[M, T]`` integers, -100 where a label is missing.
+        ``[M, T]`` integers, -100 where a label is missing. Floating for a layout with regression tasks: class numbers
+        too, NaN where anything is missing.
     layout
         The T tasks.
 
@@ -89,7 +90,7 @@ class ArrayTasks(Dataset[tuple[Tensor, Tensor]]):
     InvalidArgumentError
         If the shapes do not fit one another or a label is out of its task's range.
     InvalidTypeError
-        If the inputs or targets are not tensors, or the targets not integers.
+        If the inputs or targets are not tensors, or the targets not of the dtype that the layout asks for.
     """
 
     def __init__(self, inputs: Tensor, targets: Tensor, layout: TaskLayout) -> None:
@@ -129,7 +130,8 @@ def from_arrays(
         integers stay what they are. Memory is shared with the caller where no conversion is needed.
     targets
         ``[M, T]`` class numbers. A missing label is NaN in a floating array, -100 in any. uint8, int32 and int64
-        stay what they are, everything else becomes int64.
+        stay what they are, everything else becomes int64. With a layout that has regression tasks: numbers, which
+        become torch's default dtype, NaN where missing (for a classification task -100, too).
     layout
         The tasks; read off the targets by :meth:`pymtg.TaskLayout.from_targets` if not given. Give the training
         set's layout when making the matching test set: a class may be absent there.
@@ -154,10 +156,21 @@ def from_arrays(
     """
     if layout is not None and names is not None:
         raise InvalidArgumentError("names must not be given beside a layout, which has its own")
-    features, labels = _checked_inputs(inputs), _checked_targets(targets)
+    features = _checked_inputs(inputs)
+    if isinstance(layout, TaskLayout) and layout.has_regression:
+        return ArrayTasks(features, _as_tensor(targets, "targets").to(torch.get_default_dtype()), layout)
+    labels = _checked_targets(targets)
     if layout is None:
         layout = TaskLayout.from_targets(labels, names)
     return ArrayTasks(features, labels, layout)
+
+
+def known_targets(targets: Tensor, layout: TaskLayout) -> Tensor:
+    """Return where a label is there, bool, in the shape of `targets` ``[..., T]``, integers or floating."""
+    if not targets.is_floating_point():
+        return targets != IGNORE_INDEX
+    regression = torch.tensor([kind == "regression" for kind in layout.kinds], device=targets.device)
+    return ~targets.isnan() & (regression | (targets != IGNORE_INDEX))
 
 
 def _as_tensor(values: Any, what: str) -> Tensor:
@@ -220,8 +233,9 @@ def _check_tensors(inputs: Any, targets: Any, layout: Any) -> None:
             raise InvalidTypeError(f"{what} must be a tensor; got {type(value).__name__} (from_arrays converts)")
     if not isinstance(layout, TaskLayout):
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
-    if targets.is_floating_point() or targets.is_complex():
-        raise InvalidTypeError(f"targets must be integers; got {targets.dtype}")
+    if targets.is_complex() or targets.is_floating_point() != layout.has_regression:
+        wanted = "floating point, the layout has regression tasks" if layout.has_regression else "integers"
+        raise InvalidTypeError(f"targets must be {wanted}; got {targets.dtype}")
     if targets.ndim != 2 or targets.shape[1] != layout.num_tasks:
         raise InvalidArgumentError(
             f"targets must be [samples, {layout.num_tasks}], a column a task; got {tuple(targets.shape)}"
@@ -232,7 +246,31 @@ def _check_tensors(inputs: Any, targets: Any, layout: Any) -> None:
         )
     if targets.shape[0] == 0:
         raise InvalidArgumentError("inputs must hold at least one sample; got none")
-    _check_range(targets, layout)
+    if layout.has_regression:
+        _check_numbers(targets, layout)
+    else:
+        _check_range(targets, layout)
+
+
+def _check_numbers(targets: Tensor, layout: TaskLayout) -> None:
+    infinite = targets.isinf()
+    if bool(infinite.any()):
+        row, task = torch.nonzero(infinite)[0].tolist()
+        raise InvalidArgumentError(
+            f"targets must be finite, or NaN where missing; sample {row} of task {layout.names[task]!r} holds infinity"
+        )
+    classes = [t for t in range(layout.num_tasks) if layout.kinds[t] == "classification"]
+    if not classes:
+        return
+    labels = targets[:, classes]
+    fractions = ~labels.isnan() & (labels != labels.floor())
+    if bool(fractions.any()):
+        row, column = torch.nonzero(fractions)[0].tolist()
+        raise InvalidArgumentError(
+            f"targets of the classification task {layout.names[classes[column]]!r} must be class numbers; "
+            f"sample {row} holds {labels[row, column].item()}"
+        )
+    _check_range(torch.where(labels.isnan(), IGNORE_INDEX, labels).long(), layout.select(classes))
 
 
 def _check_range(targets: Tensor, layout: TaskLayout) -> None:

@@ -1,7 +1,8 @@
-"""Multi-label sets in Mulan's format: ARFF files and an XML file that names the label columns."""
+"""Sets in Mulan's format: ARFF files, and an XML file that names label columns or a number of target columns."""
 
 from __future__ import annotations
 
+import numbers
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +13,38 @@ import numpy as np
 import numpy.typing as npt
 
 from pymtg.data._arff import Table, read_arff, unescaped
-from pymtg.data._features import FeatureScaler
+from pymtg.data._features import FeatureScaler, target_figures
 from pymtg.data._split import check_seed, split_rows
 from pymtg.data.arrays import IGNORE_INDEX, ArrayTasks, from_arrays
 from pymtg.data.taskdata import TaskData
-from pymtg.errors import FileFormatError, InvalidArgumentError
+from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
 __all__ = ["mulan", "read_label_names"]
 
 
-def mulan(stem: str | os.PathLike[str], seed: int = 0, *, test_size: float = 1 / 3, val_size: float = 0.0) -> TaskData:
-    """Load a multi-label classification set in Mulan's format (Tsoumakas et al. 2011): each label is a binary task.
+def mulan(
+    stem: str | os.PathLike[str],
+    seed: int = 0,
+    *,
+    test_size: float = 1 / 3,
+    val_size: float = 0.0,
+    targets: int | None = None,
+) -> TaskData:
+    """Load a set in Mulan's format (Tsoumakas et al. 2011): each label is a binary task, each target a regression.
 
     Parameters
     ----------
     stem
         ``DIR/yeast`` reads ``DIR/yeast.xml`` and ``DIR/yeast-train.arff`` with ``DIR/yeast-test.arff``, or a single
-        ``DIR/yeast.arff``, which is split.
+        ``DIR/yeast.arff``, which is split. With `targets` no XML file is read.
     seed
         Draws the splits.
     test_size, val_size
         Shares below 1 for the test set (of a single file; two files are taken as given) and for the validation set
         (of the single file's or the training file's rows). With `val_size` 0 there is no validation set.
+    targets
+        None for a multi-label set. For a multi-target regression set, how many of the last columns are the targets.
 
     Returns
     -------
@@ -45,36 +55,56 @@ def mulan(stem: str | os.PathLike[str], seed: int = 0, *, test_size: float = 1 /
     - 0/1 ones and nominal ones of two values stay 0/1, nominal ones of more values become one column a value;
     - a missing value becomes its column's mean.
 
+    Regression targets are float32 ``[T]``, NaN where missing, standardised by mean and standard deviation (ddof 0) of
+    the training rows, which the result keeps as ``target_mean`` and ``target_scale`` (1 for a constant target). An RMSE
+    is thus in units of that deviation: the relative one whose mean over targets the field calls aRRMSE, where the
+    reference predicts the training mean.
+
     Raises
     ------
     InvalidArgumentError
-        If a file is missing (the message lists what was looked for), or for a bad seed or size.
+        If a file is missing (the message lists what was looked for), or for a bad seed, size or number of targets.
     FileFormatError
         If a file is not valid, the XML names a label that is no column of the ARFF, the two ARFF files declare other
-        attributes, or a label is not 0 or 1 (regression sets are not for this reader).
+        attributes, a label is not 0 or 1, a target is not numeric, or there are no more columns than targets.
     ImportError
         If liac-arff, of the extra ``pymtg[mulan]``, is not installed.
     """
-    files = _find(Path(stem))
+    files = _find(Path(stem), with_xml=_checked_count(targets) is None)
     check_seed(seed)
-    labels = read_label_names(files.xml)
-    tables = [_Labelled.read(path, labels) for path in files.arff]
-    if len(tables) == 2 and tables[0].kinds != tables[1].kinds:
+    labels = None if files.xml is None else read_label_names(files.xml)
+    tables = [_Labelled.read(path, labels, targets) for path in files.arff]
+    if len(tables) == 2 and (tables[0].kinds, tables[0].names) != (tables[1].kinds, tables[1].names):
         raise FileFormatError(f"{files.arff[1]} must declare the same attributes as {files.arff[0]}; it does not")
     rows = split_rows(
         len(tables[0].features), seed, test_size=None if len(tables) == 2 else test_size, val_size=val_size
     )
-    first, layout = tables[0], TaskLayout.binary(labels)
+    first = tables[0]
+    layout = TaskLayout.regression(first.names) if labels is None else TaskLayout.binary(labels)
     if len(rows.train) == 0:
         raise InvalidArgumentError(f"{files.arff[0]} leaves no rows to train on")
     scaler = FeatureScaler.fit(first.features[rows.train], [kind for _, kind in first.kinds], sparse=first.sparse)
 
+    figures = target_figures(first.targets[rows.train]) if labels is None else None
+
     def part(table: _Labelled, at: npt.NDArray[np.int64] | slice) -> ArrayTasks:
-        return from_arrays(scaler.transform(table.features[at]), table.targets[at], layout)
+        values = table.targets[at] if figures is None else (table.targets[at] - figures[0]) / figures[1]
+        return from_arrays(scaler.transform(table.features[at]), values, layout)
 
     test = part(tables[1], slice(None)) if len(tables) == 2 else part(first, rows.test)
     val = None if rows.val is None else part(first, rows.val)
-    return TaskData(Path(stem).name, layout, part(first, rows.train), test, val)
+    kept = (None, None) if figures is None else (tuple(figures[0].tolist()), tuple(figures[1].tolist()))
+    return TaskData(Path(stem).name, layout, part(first, rows.train), test, val, *kept)
+
+
+def _checked_count(targets: Any) -> int | None:
+    if targets is None:
+        return None
+    if isinstance(targets, bool) or not isinstance(targets, numbers.Integral):
+        raise InvalidTypeError(f"targets must be a number of columns; got {targets!r}")
+    if targets < 1:
+        raise InvalidArgumentError(f"targets must be at least 1; got {targets}")
+    return int(targets)
 
 
 def read_label_names(path: Path) -> list[str]:
@@ -111,19 +141,23 @@ def read_label_names(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Files:
-    xml: Path
+    xml: Path | None
     arff: tuple[Path, ...]
 
 
-def _find(stem: Path) -> _Files:
+def _find(stem: Path, *, with_xml: bool) -> _Files:
     def beside(ending: str) -> Path:
         return stem.with_name(stem.name + ending)
 
     if not stem.name:
         raise InvalidArgumentError(f"stem must end in a file's name without its ending; got {str(stem)!r}")
-    xml, single, pair = beside(".xml"), beside(".arff"), (beside("-train.arff"), beside("-test.arff"))
-    if not xml.is_file():
-        raise InvalidArgumentError(f"stem must have an XML file that names the labels; there is no file {xml}")
+    single, pair = beside(".arff"), (beside("-train.arff"), beside("-test.arff"))
+    xml = beside(".xml") if with_xml else None
+    if xml is not None and not xml.is_file():
+        raise InvalidArgumentError(
+            f"stem must have an XML file that names the labels (or give targets, the number of target columns of a "
+            f"regression set); there is no file {xml}"
+        )
     present = [path for path in pair if path.is_file()]
     if len(present) == 2:
         return _Files(xml, pair)
@@ -140,28 +174,35 @@ class _Labelled:
     """A table whose label columns have been told from its features."""
 
     features: npt.NDArray[np.floating[Any]]
-    targets: npt.NDArray[np.integer[Any]]
+    targets: npt.NDArray[Any]
+    names: tuple[str, ...]
     kinds: tuple[tuple[str, tuple[str, ...] | None], ...]
     sparse: bool
 
     @classmethod
-    def read(cls, path: Path, labels: list[str]) -> _Labelled:
+    def read(cls, path: Path, labels: list[str] | None, count: int | None) -> _Labelled:
+        """Read a file whose `labels` are named, or whose last `count` columns are regression targets."""
         table = read_arff(path)
-        columns = _label_columns(path, table, labels)
-        rest = np.setdiff1d(np.arange(len(table.names)), columns)
+        width = len(table.names)
+        columns = list(range(max(width - (count or 0), 0), width))
+        if labels is not None:
+            columns = _label_columns(path, table, labels)
+        rest = np.setdiff1d(np.arange(width), columns)
         if len(rest) == 0:
-            raise FileFormatError(f"{path} has no feature beside its {len(labels)} labels")
+            what = f"{count} targets" if labels is None else f"{len(labels)} labels"
+            raise FileFormatError(f"{path} has no feature beside its {what}; it has {width} columns")
         features = table.values[:, rest]
         _check_finite(path, features, [table.names[c] for c in rest])
-        targets = _targets(path, table, columns)
-        return cls(features, targets, tuple((table.names[c], table.nominal[c]) for c in rest), table.sparse)
+        targets = _numbers(path, table, columns) if labels is None else _targets(path, table, columns)
+        names = tuple(table.names[c] for c in columns) if labels is None else tuple(labels)
+        return cls(features, targets, names, tuple((table.names[c], table.nominal[c]) for c in rest), table.sparse)
 
 
-def _check_finite(path: Path, features: npt.NDArray[np.floating[Any]], names: list[str]) -> None:
+def _check_finite(path: Path, features: npt.NDArray[np.floating[Any]], names: list[str], what: str = "feature") -> None:
     large = np.abs(features) > np.finfo(np.float32).max
     if large.any():
         row, column = np.argwhere(large)[0]
-        raise FileFormatError(f"{path}: feature {names[column]!r} is infinite, or too large for float32, in row {row}")
+        raise FileFormatError(f"{path}: {what} {names[column]!r} is infinite, or too large for float32, in row {row}")
 
 
 def _label_columns(path: Path, table: Table, labels: list[str]) -> list[int]:
@@ -173,6 +214,16 @@ def _label_columns(path: Path, table: Table, labels: list[str]) -> list[int]:
             raise FileFormatError(f"{path} has no attribute for the label {label!r} of the XML file")
         columns.append(column)
     return columns
+
+
+def _numbers(path: Path, table: Table, columns: list[int]) -> npt.NDArray[np.float64]:
+    """Return regression targets, NaN where missing."""
+    nominal = next((column for column in columns if table.nominal[column] is not None), None)
+    if nominal is not None:
+        raise FileFormatError(f"{path}: target {table.names[nominal]!r} must be numeric; it is nominal")
+    values = table.values[:, columns].astype(np.float64)
+    _check_finite(path, values, [table.names[c] for c in columns], "target")
+    return values
 
 
 def _targets(path: Path, table: Table, columns: list[int]) -> npt.NDArray[np.integer[Any]]:
@@ -190,7 +241,7 @@ def _targets(path: Path, table: Table, columns: list[int]) -> npt.NDArray[np.int
         declared = table.nominal[column]
         found = declared[int(table.values[row, column])] if declared else f"{labels[row, task]:g}"
         raise FileFormatError(
-            f"{path}: label {table.names[column]!r} must be 0 or 1 (regression sets are not supported); "
+            f"{path}: label {table.names[column]!r} must be 0 or 1 (targets=N reads regression sets); "
             f"row {row} holds {found}"
         )
     missing = np.isnan(labels)

@@ -29,6 +29,9 @@ class TaskData:
         The T tasks, the same in every part.
     train, test, val
         Map-style datasets of ``(input [...], targets [T])``; `val` may be None.
+    target_mean, target_scale
+        Where a reader standardised regression targets: T numbers with which
+        ``target * target_scale + target_mean`` is the target as the file has it; else None.
 
     Raises
     ------
@@ -43,6 +46,8 @@ class TaskData:
     train: Dataset[Any]
     test: Dataset[Any]
     val: Dataset[Any] | None = None
+    target_mean: tuple[float, ...] | None = None
+    target_scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -51,6 +56,12 @@ class TaskData:
             raise InvalidTypeError(f"layout must be a TaskLayout; got {type(self.layout).__name__}")
         for part, dataset in self.parts.items():
             _check_part(part, dataset, self.layout)
+        for name in ("target_mean", "target_scale"):
+            figures = getattr(self, name)
+            if figures is not None and len(figures) != self.layout.num_tasks:
+                raise InvalidArgumentError(
+                    f"{name} must have one entry per task ({self.layout.num_tasks}); got {len(figures)}"
+                )
 
     @property
     def parts(self) -> dict[str, Dataset[Any]]:
