@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from pymtg.errors import InvalidArgumentError
 from pymtg.nets._separate import SeparateBranches
@@ -29,5 +30,19 @@ def arranged(modules: Sequence[nn.Module], batched: str | bool, fanned: bool) ->
 
 
 def worthwhile(modules: Sequence[nn.Module]) -> bool:
-    """Tell whether K copies of such a module are expected to be faster together."""
-    return len(modules) > 1
+    """Tell whether K copies of such a module are expected to be faster together.
+
+    They are as long as the layers are small, so that a step's time goes into calls and not into products: every fully
+    connected layer with at most 2^18 weights, every convolution with at most 2^11 pairs of channels
+    (``benchmarks/bench_branches.py``; docs/performance.md, "Branches together"). Inputs are not known yet: large
+    batches of large images take no profit.
+    """
+    return len(modules) > 1 and all(_small(layer) for layer in modules[0].modules())
+
+
+def _small(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Linear):
+        return layer.weight.numel() <= 2**18
+    if isinstance(layer, _ConvNd):
+        return layer.out_channels * layer.in_channels // layer.groups <= 2**11
+    return True

@@ -19,6 +19,7 @@ from pymtg.nets._stacked_layers import (
     StackedLayerNorm,
     StackedLinear,
 )
+from pymtg.nets._tuning import tuned
 from pymtg.nets.backbones import MLP, ConvNet
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -65,7 +66,7 @@ class StackedBranches(nn.Module):
         converter = _Converter(len(modules), "rows" if fanned else "shared")
         converter.add("", modules)
         converter.turn("rows")
-        self.layers = nn.Sequential(*converter.layers)
+        self.layers = nn.Sequential(*tuned(converter.layers))
         self.fanned = fanned
         # In a tuple, so that it is no submodule: only its structure counts.
         self._template = (copy.deepcopy(modules[0]).to("meta"),)

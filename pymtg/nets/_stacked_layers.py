@@ -37,9 +37,6 @@ class StackedLayer(nn.Module):
         The K layers.
     """
 
-    turned: tuple[str, ...] = ()
-    """Parameters whose last two dimensions are swapped in the stack."""
-
     def __init__(self, path: str, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.path = path
@@ -52,17 +49,22 @@ class StackedLayer(nn.Module):
             self.register_buffer(name, torch.stack(present) if present else None)
 
     def _stack(self, name: str, each: Sequence[nn.Parameter | None]) -> nn.Parameter:
-        tensors = [self._turned(name, p.detach()) for p in each if p is not None]
+        tensors = [self.turned(name, p.detach()) for p in each if p is not None]
         return nn.Parameter(torch.stack(tensors), each[0] is not None and each[0].requires_grad)
 
-    def _turned(self, name: str, tensor: Tensor) -> Tensor:
-        return tensor.transpose(-2, -1) if name in self.turned else tensor
+    def turned(self, name: str, tensor: Tensor) -> Tensor:
+        """From a layer's tensor to the order of dimensions that the stack keeps: a view."""
+        return tensor
+
+    def turned_back(self, name: str, tensor: Tensor) -> Tensor:
+        """From the stack's order of dimensions to a layer's: a view."""
+        return tensor
 
     def copy_into(self, k: int, layer: nn.Module) -> None:
         """Give a plain layer copies of the parameters and buffers of branch k."""
         for name, parameter in self._parameters.items():
             if parameter is not None:
-                own = self._turned(name, parameter.detach()[k]).clone(memory_format=torch.contiguous_format)
+                own = self.turned_back(name, parameter.detach()[k]).clone(memory_format=torch.contiguous_format)
                 layer._parameters[name] = nn.Parameter(own, parameter.requires_grad)
         for name, buffer in self._buffers.items():
             if buffer is not None:
@@ -73,19 +75,24 @@ class StackedLayer(nn.Module):
         with torch.no_grad():
             for name, stacked in (*self._parameters.items(), *self._buffers.items()):
                 if stacked is not None:
-                    stacked[k].copy_(self._turned(name, state[f"{self.path}.{name}" if self.path else name]))
+                    stacked[k].copy_(self.turned(name, state[f"{self.path}.{name}" if self.path else name]))
 
 
 class StackedLinear(StackedLayer):
     """Fully connected layers; shared or rows in, rows out."""
 
-    turned = ("weight",)
     weight: Tensor
     bias: Tensor | None
 
     def __init__(self, path: str, layers: Sequence[nn.Module], shared: bool) -> None:
         super().__init__(path, layers)
         self.shared = shared
+
+    def turned(self, name: str, tensor: Tensor) -> Tensor:
+        """Weights are ``[in, out]`` here."""
+        return tensor.T if name == "weight" else tensor
+
+    turned_back = turned
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``[K, B, ..., out]`` of ``[B, ..., in]`` or ``[K, B, ..., in]``."""
@@ -112,14 +119,23 @@ class StackedConv(StackedLayer):
         self.groups = first.groups
         self.options = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
 
+    def turned(self, name: str, tensor: Tensor) -> Tensor:
+        """Weights have their input channels last here, as the CPU's grouped convolutions want them."""
+        return tensor.movedim(1, -1) if name == "weight" else tensor
+
+    def turned_back(self, name: str, tensor: Tensor) -> Tensor:
+        """Undo :meth:`turned`."""
+        return tensor.movedim(-1, 1) if name == "weight" else tensor
+
     def forward(self, values: Tensor) -> Tensor:
         """Return maps; on a CPU in channels_last, in which grouped convolutions are faster."""
-        convolution = _CONVOLUTIONS[self.weight.ndim - 3]
-        if values.ndim == 4 and values.device.type == "cpu":
+        weight = self.weight.flatten(0, 1).movedim(-1, 1)
+        if values.device.type != "cpu":
+            weight = weight.contiguous()
+        elif values.ndim == 4:
             values = values.to(memory_format=torch.channels_last)
-        bias = None if self.bias is None else self.bias.flatten()
         groups = self.groups if self.shared else self.groups * len(self.weight)
-        return convolution(values, self.weight.flatten(0, 1), bias, groups=groups, **self.options)
+        return _CONVOLUTIONS[weight.ndim - 2](values, weight, flattened(self.bias), groups=groups, **self.options)
 
 
 class StackedBatchNorm(StackedLayer):
