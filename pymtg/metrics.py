@@ -7,6 +7,7 @@ together, since a call per task and figure costs seconds for a thousand tasks.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "REGRESSION_METRICS",
     "Scores",
     "TaskFigures",
+    "best_value",
     "default_metric",
     "metrics_of",
     "normalized_gain",
@@ -76,6 +78,12 @@ def metrics_of(layout: TaskLayout) -> tuple[str, ...]:
 def default_metric(layout: TaskLayout) -> str:
     """Return the metric that leads where none was chosen: balanced accuracy, or R^2 where all tasks are regressions."""
     return "balanced_accuracy" if "classification" in layout.kinds else "r2"
+
+
+def best_value(metric: str, values: Iterable[float]) -> float:
+    """Return the best of some values of a metric, the lowest of an RMSE; NaN where none is finite."""
+    best = min if metric in LOWER_IS_BETTER else max
+    return best((value for value in values if math.isfinite(value)), default=math.nan)
 
 
 def score(

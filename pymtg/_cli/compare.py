@@ -21,6 +21,7 @@ _ALL = "all"
 def compare(
     data: opt.Data,
     out: opt.OutDirectory,
+    targets: opt.Targets = None,
     groups: opt.Groups = "3",
     epochs: opt.Epochs = 20,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, 2, ...")] = 5,
@@ -45,8 +46,13 @@ def compare(
         int, typer.Option("--max-epochs", min=1, help="Epochs of a network in the view 'best'.")
     ] = 100,
     metric: Annotated[
-        str, typer.Option("--metric", help="The figure that leads the tables of comparison.md.")
-    ] = "balanced_accuracy",
+        str | None,
+        typer.Option(
+            "--metric",
+            show_default="balanced_accuracy, or r2 for regression",
+            help="The figure that leads the tables of comparison.md.",
+        ),
+    ] = None,
     mode: opt.Mode = "kmeans-fuzzified",
     fuzzifier: opt.Fuzzifier = 1.07,
     snapshot_epochs: opt.SnapshotEpochs = None,
@@ -65,7 +71,7 @@ def compare(
     Writes comparison.json and comparison.md. Without --val-size the view 'best' holds out a fifth of the training rows.
     """
     from pymtg._cli.run_setup import check_place, load_data
-    from pymtg.metrics import METRICS
+    from pymtg.metrics import METRICS, REGRESSION_METRICS, default_metric, metrics_of
     from pymtg.nets import mlp
     from pymtg.trainers import METHODS, VIEWS, TrainConfig
     from pymtg.trainers import compare as run_comparison
@@ -79,7 +85,8 @@ def compare(
         "fuzzifier": fuzzifier,
         "snapshot_epochs": opt.whole_numbers("--snapshot-epochs", snapshot_epochs) if snapshot_epochs else None,
     }
-    metric = opt.choice("--metric", metric, METRICS)
+    if metric is not None:
+        opt.choice("--metric", metric, METRICS + REGRESSION_METRICS)
     config = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
@@ -89,10 +96,12 @@ def compare(
         num_threads=threads,
     )
     widths = opt.whole_numbers("--hidden", hidden)
-    first = load_data(data, 0, test_size, val_size)
+    first = load_data(data, 0, test_size, val_size, targets)
+    metric = default_metric(first.layout) if metric is None else metric
+    opt.choice("--metric", metric, metrics_of(first.layout))
     check_place(out, device)
     comparison = run_comparison(
-        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size),
+        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size, targets),
         mlp(first.num_features, widths),
         seeds=range(seeds),
         config=config,

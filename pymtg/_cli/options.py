@@ -27,6 +27,7 @@ __all__ = [
     "Quiet",
     "SnapshotEpochs",
     "SpecialisedEpochs",
+    "Targets",
     "TestSize",
     "Threads",
     "ValSize",
@@ -113,6 +114,15 @@ TestSize = Annotated[
     float,
     typer.Option(
         "--test-size", show_default="one third", help="Share of the rows to test on, where the set has no test file."
+    ),
+]
+Targets = Annotated[
+    int | None,
+    typer.Option(
+        "--targets",
+        min=1,
+        metavar="N",
+        help="For a Mulan regression set, DIR/STEM.arff without an XML file: its last N columns are the targets.",
     ),
 ]
 ValSize = Annotated[float, typer.Option("--val-size", help="Share of the rows to validate on.")]

@@ -41,11 +41,11 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def load_data(spec: str, seed: int, test_size: float, val_size: float) -> TaskData:
+def load_data(spec: str, seed: int, test_size: float, val_size: float, targets: int | None = None) -> TaskData:
     """Load a data set; a reader's missing package becomes an error of the command."""
     from pymtg.data import load
 
     try:
-        return load(spec, seed, test_size=test_size, val_size=val_size)
+        return load(spec, seed, test_size=test_size, val_size=val_size, targets=targets)
     except ImportError as error:
         raise CommandError(one_line(error)) from None

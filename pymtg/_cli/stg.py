@@ -21,6 +21,7 @@ __all__ = ["stg"]
 def stg(
     data: opt.Data,
     out: opt.OutDirectory,
+    targets: opt.Targets = None,
     groups: opt.Groups = "3",
     epochs: opt.Epochs = 20,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")] = 0,
@@ -67,7 +68,7 @@ def stg(
         "seed": seed,
     }
     widths = opt.whole_numbers("--hidden", hidden)
-    tasks = load_data(data, seed, test_size, val_size)
+    tasks = load_data(data, seed, test_size, val_size, targets)
     trainer = STGTrainer(
         mlp(tasks.num_features, widths),
         tasks.layout,

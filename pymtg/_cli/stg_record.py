@@ -10,6 +10,7 @@ from pymtg._cli.grouping import group_table
 from pymtg._cli.record import RunRecord, described_data, learning_curves, stage_entry
 from pymtg._files import staged
 from pymtg.report import Report, Stage, save_data_map, save_html, save_json, save_memberships
+from pymtg.trainers._monitor import monitor_name
 
 if TYPE_CHECKING:
     from pymtg.data import TaskData
@@ -39,7 +40,7 @@ class STGRecord:
                 "specialised_epochs": result.specialised[0].epochs,
             },
             seed=result.seed,
-            monitor=trainer.config.monitor.replace("_", " "),
+            monitor=monitor_name(trainer.config.monitor, tasks.layout).replace("_", " "),
             scores=trainer.evaluate(tasks.test),
             group_table=group_table(result.groups),
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pymtg.metrics import Scores
+from pymtg.metrics import Scores, best_value
 from pymtg.report.content import GroupTable
 
 if TYPE_CHECKING:
@@ -72,18 +72,18 @@ def print_scores(title: str, scores: Mapping[str, Scores]) -> None:
 
     figures = list(dict.fromkeys(figure for s in scores.values() for figure in s.mean))
     table = new_table(title, "method", *[figure.replace("_", " ") for figure in figures])
-    best = {f: max((s.mean[f] for s in scores.values() if math.isfinite(s.mean[f])), default=None) for f in figures}
+    best = {f: best_value(f, (s.mean[f] for s in scores.values())) for f in figures}
     for method, s in scores.items():
         cells = [Text(score(s.mean[f]), style="bold" if s.mean[f] == best[f] else "") for f in figures]
         table.add_row(method, *cells)
     console().print(table)
 
 
-def print_groups(groups: GroupTable, title: str = "groups") -> None:
-    """Print each group's members, the strongest first, with their memberships."""
+def print_groups(groups: GroupTable, title: str = "groups", share: str = "membership") -> None:
+    """Print each group's members, the strongest first, with their shares of the group."""
     from rich.text import Text
 
-    table = new_table(title, "group", "tasks", "members (membership)", numbers=False)
+    table = new_table(title, "group", "tasks", f"members ({share})", numbers=False)
     for k in range(groups.num_groups):
         members = groups.members(k)
         table.add_row(str(k), str(len(members)), Text(_listed(groups, members)))
@@ -118,8 +118,7 @@ def _with_error(summary: Summary) -> str:
 
 def _rank(view: ComparisonView, method: str, metric: str) -> str:
     """Return bold for the best method and for those that cannot be told from it."""
-    means = {name: s.metrics[metric].mean for name, s in view.methods.items() if math.isfinite(s.metrics[metric].mean)}
-    if method not in means:
+    best = view.best(metric)
+    if best is None or not math.isfinite(view.methods[method].metrics[metric].mean):
         return ""
-    best = max(means, key=lambda name: means[name])
     return "bold" if method == best or view.difference(method, best, metric).tie else ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pymtg.metrics import Scores
+from pymtg.metrics import LOWER_IS_BETTER, Scores, best_value
 from pymtg.report import curves
 from pymtg.report.content import GroupTable, Report
 from pymtg.report.figures import group_colour, png
@@ -28,6 +28,8 @@ _FIGURE_NAMES = {
     "f1": "F1",
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
+    "r2": "R²",
+    "rmse": "RMSE",
 }
 _MOST_COLUMNS = 12  # groups that get a column each in the table of memberships; with more, a task's strongest three
 
@@ -48,7 +50,7 @@ def render_html(report: Report) -> str:
         report=report,
         figures=_figures(report.scores),
         best={
-            figure: _best(s.mean.get(figure, math.nan) for s in report.scores.values())
+            figure: best_value(figure, (s.mean.get(figure, math.nan) for s in report.scores.values()))
             for figure in _figures(report.scores)
         },
         per_task=_per_task(report),
@@ -95,10 +97,6 @@ def _figures(scores: Mapping[str, Scores]) -> list[str]:
     return [f for f in _FIGURE_NAMES if f in present] + [f for f in present if f not in _FIGURE_NAMES]
 
 
-def _best(values: Iterable[float]) -> float:
-    return max((v for v in values if math.isfinite(v)), default=math.nan)
-
-
 def _per_task(report: Report) -> list[dict[str, Any]]:
     """One table a figure: rows of a task's score by method, the best one marked, and the gain over the baseline."""
     tables = []
@@ -110,12 +108,14 @@ def _per_task(report: Report) -> list[dict[str, Any]]:
         for t in report.groups.order():
             name = report.groups.names[t]
             values = [report.scores[m].tasks.get(name, {}).get(figure, math.nan) for m in methods]
-            best = _best(values)
+            best = best_value(figure, values)
             gain = values[methods.index(compared)] - values[methods.index(report.baseline)] if compared else math.nan
             rows.append(
                 {"name": name, "group": int(report.groups.labels[t]), "values": values, "best": best, "gain": gain}
             )
-        tables.append({"figure": figure, "rows": rows, "compared": compared})
+        tables.append(
+            {"figure": figure, "rows": rows, "compared": compared, "sign": -1 if figure in LOWER_IS_BETTER else 1}
+        )
     return tables
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from pymtg.data import IGNORE_INDEX, ArrayTasks, IndexedDataset, collate, from_arrays, with_ids
+from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers.config import TrainConfig
@@ -71,12 +72,12 @@ def batch_source(data: Any, layout: TaskLayout, config: TrainConfig, argument: s
             raise InvalidArgumentError(f"{argument} must yield (input, targets); got {len(data.tensors)} tensors")
         data = from_arrays(data.tensors[0], data.tensors[1], layout)
     if isinstance(data, ArrayTasks):
-        targets = _target_matrix(data.targets, layout.num_tasks, argument)
+        targets = _target_matrix(data.targets, layout, argument)
         return _TensorBatches(data.inputs, targets, layout, config)
     dataset = with_ids(data)
     if len(dataset) == 0:
         raise InvalidArgumentError(f"{argument} must hold at least one sample; got an empty dataset")
-    return _LoaderBatches(dataset, layout.num_tasks, config, argument)
+    return _LoaderBatches(dataset, layout, config, argument)
 
 
 def input_batches(inputs: torch.Tensor, config: TrainConfig) -> Iterator[torch.Tensor]:
@@ -85,8 +86,12 @@ def input_batches(inputs: torch.Tensor, config: TrainConfig) -> Iterator[torch.T
         yield inputs[start:stop].to(config.torch_device)
 
 
-def _target_matrix(targets: Any, num_tasks: int, argument: str) -> torch.Tensor:
-    """Return targets as [B, T]; a sample may hold them as a sequence of numbers, or one label if T is 1."""
+def _target_matrix(targets: Any, layout: TaskLayout, argument: str) -> torch.Tensor:
+    """Return targets as [B, T], of the dtype that the layout's loss takes.
+
+    A sample may hold them as a sequence of numbers, or one label if T is 1.
+    """
+    num_tasks = layout.num_tasks
     if isinstance(targets, (list, tuple)):
         targets = torch.stack([torch.as_tensor(column) for column in targets], dim=1)
     if not isinstance(targets, torch.Tensor):
@@ -95,6 +100,13 @@ def _target_matrix(targets: Any, num_tasks: int, argument: str) -> torch.Tensor:
     if matrix.ndim != 2 or matrix.shape[1] != num_tasks:
         shape = list(matrix.shape)
         raise InvalidArgumentError(f"{argument} must have targets [samples, {num_tasks}] for this layout; got {shape}")
+    return _for_loss(matrix, layout, argument)
+
+
+def _for_loss(matrix: torch.Tensor, layout: TaskLayout, argument: str) -> torch.Tensor:
+    """Return targets as integers, or floating where some task is a regression."""
+    if layout.has_regression:
+        return matrix if matrix.is_floating_point() else matrix.to(torch.get_default_dtype())
     return _class_numbers(matrix, argument) if matrix.is_floating_point() else matrix
 
 
@@ -122,7 +134,7 @@ class _TensorBatches:
         small = inputs.element_size() * inputs.numel() + targets.element_size() * targets.numel() <= _RESIDENT_BYTES
         self.inputs = inputs.to(self.device) if small else inputs
         self.targets = targets.to(self.device) if small else targets
-        self.missing = bool((targets == IGNORE_INDEX).any())
+        self.missing = not bool(known_targets(targets, layout).all())
         self.num_samples = len(inputs)
         self.cuts = _cuts(self.num_samples, config.batch_size)
 
@@ -133,7 +145,9 @@ class _TensorBatches:
         return self._batches(torch.arange(self.num_samples))
 
     def select(self, tasks: Sequence[int]) -> BatchSource:
-        return _TensorBatches(self.inputs, self.targets[:, list(tasks)], self.layout.select(tasks), self.config)
+        layout = self.layout.select(tasks)
+        targets = _for_loss(self.targets[:, list(tasks)], layout, "targets")
+        return _TensorBatches(self.inputs, targets, layout, self.config)
 
     def _batches(self, order: torch.Tensor) -> Iterator[Batch]:
         ids = order.to(self.device)
@@ -150,12 +164,12 @@ class _LoaderBatches:
     def __init__(
         self,
         dataset: IndexedDataset,
-        num_tasks: int,
+        layout: TaskLayout,
         config: TrainConfig,
         argument: str,
         tasks: Sequence[int] | None = None,
     ) -> None:
-        self.dataset, self.num_tasks, self.config, self.argument = dataset, num_tasks, config, argument
+        self.dataset, self.layout, self.config, self.argument = dataset, layout, config, argument
         self.tasks = None if tasks is None else list(tasks)
         self.num_samples = len(dataset)
 
@@ -166,7 +180,7 @@ class _LoaderBatches:
         return self._batches(torch.arange(self.num_samples), torch.Generator().manual_seed(0))
 
     def select(self, tasks: Sequence[int]) -> BatchSource:
-        return _LoaderBatches(self.dataset, self.num_tasks, self.config, self.argument, tasks)
+        return _LoaderBatches(self.dataset, self.layout, self.config, self.argument, tasks)
 
     def _batches(self, order: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
         device = self.config.torch_device
@@ -183,9 +197,9 @@ class _LoaderBatches:
             if not isinstance(batch, (tuple, list)) or len(batch) != 3:
                 raise InvalidTypeError(f"{self.argument} must yield (input, targets) samples of exactly two entries")
             ids, inputs, targets = batch
-            matrix = _target_matrix(targets, self.num_tasks, self.argument)
+            matrix = _target_matrix(targets, self.layout, self.argument)
             if self.tasks is not None:
-                matrix = matrix[:, self.tasks]
+                matrix = _for_loss(matrix[:, self.tasks], self.layout.select(self.tasks), self.argument)
             yield ids.to(device), _to_device(inputs, device), matrix.to(device, non_blocking=True)
 
 

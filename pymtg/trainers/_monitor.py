@@ -6,23 +6,44 @@ from collections.abc import Sequence
 
 import torch
 
-from pymtg.data import IGNORE_INDEX
-from pymtg.functional import multitask_cross_entropy
-from pymtg.metrics import score
+from pymtg.data.arrays import known_targets
+from pymtg.errors import InvalidArgumentError
+from pymtg.losses import MultiTaskLoss
+from pymtg.metrics import LOWER_IS_BETTER, METRICS, default_metric, metrics_of, score
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._predict import class_probabilities
 
-__all__ = ["monitored", "weighted_score"]
+__all__ = ["check_monitor", "monitor_name", "monitored", "weighted_score"]
 
 
-def monitored(name: str, logits: torch.Tensor, targets: torch.Tensor, layout: TaskLayout) -> tuple[float, ...]:
-    """Return the T task scores of a monitor by name: a metric, or the negative loss; NaN where it is not defined."""
+def check_monitor(name: str | None, layout: TaskLayout) -> None:
+    """Raise InvalidArgumentError for a metric that no task of the layout has."""
+    if name not in (None, "loss", *metrics_of(layout)):
+        kind = "regression" if name in METRICS else "classification"
+        raise InvalidArgumentError(f"monitor must suit the tasks, which are all of the kind {kind}; got {name!r}")
+
+
+def monitor_name(name: str | None, layout: TaskLayout) -> str:
+    """Return what a monitor is called, the default one by the metric that it leads with."""
+    return default_metric(layout) if name is None else name
+
+
+def monitored(name: str | None, logits: torch.Tensor, targets: torch.Tensor, layout: TaskLayout) -> tuple[float, ...]:
+    """Return the T task scores of a monitor: more is better; NaN where a task's is not defined.
+
+    A metric by name, with its sign turned where lower is better; ``"loss"``, the negative loss; None for balanced
+    accuracy of the classification and R^2 of the regression tasks, both 1 at best.
+    """
     if name == "loss":
-        losses = -multitask_cross_entropy(logits, targets, layout)
-        known = (targets != IGNORE_INDEX).any(dim=0)
-        return tuple(torch.where(known, losses, torch.nan).tolist())
+        losses = MultiTaskLoss(layout).eval()
+        losses(logits, targets)
+        assert losses.task_losses is not None
+        known = known_targets(targets, layout).any(dim=0)
+        return tuple(torch.where(known, -losses.task_losses, torch.nan).tolist())
     scores = score(class_probabilities(logits, layout).cpu(), targets.cpu(), layout)
-    return tuple(scores.tasks[task][name] for task in layout.names)
+    of = [default_metric(layout.select([task])) if name is None else name for task in layout.names]
+    found = [scores.tasks[task].get(metric, float("nan")) for task, metric in zip(layout.names, of, strict=True)]
+    return tuple(-figure if name in LOWER_IS_BETTER else figure for figure in found)
 
 
 def weighted_score(scores: Sequence[float], weights: Sequence[float]) -> float:

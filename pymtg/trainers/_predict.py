@@ -103,14 +103,24 @@ def autocast(config: TrainConfig) -> torch.autocast:
 
 
 def class_probabilities(logits: torch.Tensor, layout: TaskLayout) -> torch.Tensor:
-    """Return probabilities in the logits' own columns: sigmoid of one-logit tasks, softmax within the others."""
+    """Return probabilities in the logits' own columns: sigmoid of one-logit tasks, softmax within the others.
+
+    The outputs of a regression task stay as they are.
+    """
+    if layout.has_regression:
+        return torch.cat([_predicted(kind, p) for kind, p in zip(layout.kinds, layout.split(logits), strict=True)], 1)
     classes = set(layout.num_classes)
     if classes == {1}:
         return torch.sigmoid(logits)
     if len(classes) == 1:  # one batched softmax instead of T small ones
         return torch.softmax(logits.view(len(logits), layout.num_tasks, -1), dim=-1).view_as(logits)
-    parts = [torch.sigmoid(p) if p.shape[1] == 1 else torch.softmax(p, dim=-1) for p in layout.split(logits)]
-    return torch.cat(parts, dim=1)
+    return torch.cat([_predicted("classification", p) for p in layout.split(logits)], dim=1)
+
+
+def _predicted(kind: str, outputs: torch.Tensor) -> torch.Tensor:
+    if kind == "regression":
+        return outputs
+    return torch.sigmoid(outputs) if outputs.shape[1] == 1 else torch.softmax(outputs, dim=-1)
 
 
 def combine_networks(probabilities: Sequence[torch.Tensor], weights: torch.Tensor, layout: TaskLayout) -> torch.Tensor:

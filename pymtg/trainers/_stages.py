@@ -18,6 +18,7 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source
 from pymtg.trainers._loop import Job, Trained, train_network
+from pymtg.trainers._monitor import check_monitor
 from pymtg.trainers._predict import class_probabilities, forward_all
 from pymtg.trainers._progress import Reporter
 from pymtg.trainers._seeding import stage_seed
@@ -78,6 +79,7 @@ class Setting:
         """Check the arguments that every method takes, and open the data."""
         check_model(model, layout)
         check_int("seed", seed, 0)
+        check_monitor(config.monitor, layout)
         if config.keep_best and val is None:
             raise InvalidArgumentError("keep_best=True needs a validation set; got val=None")
         opened = None if val is None else batch_source(val, layout, config, "val")

@@ -19,7 +19,7 @@ LABELS = {
 _NOTE = "mean over tasks, and over seeds ± standard error; * best, ~ within two standard errors of it"
 
 
-def comparison_text(comparison: Comparison, metric: str) -> str:
+def comparison_text(comparison: Comparison, metric: str | None) -> str:
     """Return one aligned table per view."""
     blocks = [f"{comparison.data}, K = {comparison.num_groups}, {len(comparison.seeds)} seed(s): {_NOTE}"]
     for view in comparison.views.values():
@@ -36,7 +36,7 @@ def comparison_text(comparison: Comparison, metric: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def comparison_markdown(comparison: Comparison, metric: str) -> str:
+def comparison_markdown(comparison: Comparison, metric: str | None) -> str:
     """Return one Markdown table per view."""
     blocks = [f"{comparison.data}, K = {comparison.num_groups}, {len(comparison.seeds)} seed(s): {_escaped(_NOTE)}."]
     for view in comparison.views.values():
@@ -51,8 +51,10 @@ def _escaped(cell: str) -> str:
     return cell.replace("*", "\\*").replace("~", "\\~")
 
 
-def _rows(view: ComparisonView, metric: str) -> list[list[str]]:
+def _rows(view: ComparisonView, metric: str | None) -> list[list[str]]:
     first = next(iter(view.methods.values()))
+    if metric is None:
+        metric = "balanced_accuracy" if "balanced_accuracy" in first.metrics else next(iter(first.metrics))
     if metric not in first.metrics:
         raise InvalidArgumentError(f"metric must be one of {list(first.metrics)}; got {metric!r}")
     metrics = [metric, *(name for name in first.metrics if name != metric)]
@@ -70,11 +72,8 @@ def _figure(summary: Summary) -> str:
 
 def _mark(view: ComparisonView, method: str, metric: str) -> str:
     """Say whether a figure is the view's best, or cannot be told from it."""
-    defined = [
-        name for name, summary in view.methods.items() if summary.metrics[metric].mean == summary.metrics[metric].mean
-    ]
-    best = max(defined, key=lambda name: view.methods[name].metrics[metric].mean, default=None)
-    if best is None or method not in defined:
+    best, mean = view.best(metric), view.methods[method].metrics[metric].mean
+    if best is None or mean != mean:
         return "  "
     if method == best:
         return " *"

@@ -13,6 +13,7 @@ from pymtg.data import ArrayTasks, TaskData
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.trainers._batches import batch_source
 from pymtg.trainers._methods import METHODS, Budget, Need, Runner, needs, split_epochs
+from pymtg.trainers._monitor import monitor_name
 from pymtg.trainers._progress import Reporter, reporting
 from pymtg.trainers._seeding import cpu_threads, stage_seed
 from pymtg.trainers._stages import Setting
@@ -119,7 +120,7 @@ def compare(
             reporter.prefix = f"seed {seed}: "
             for view, method, result in _one_seed(part, model, seed, chosen, plan, config, reporter):
                 results[view][method].append(result)
-    return _collected(part.name, seeds, results, chosen, plan, config)
+    return _collected(part.name, seeds, results, chosen, plan, config, monitor_name(config.monitor, part.layout))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +235,7 @@ def _collected(
     chosen: _Chosen,
     plan: STGPlan,
     config: TrainConfig,
+    monitor: str,
 ) -> Comparison:
     titles = {
         "fixed": f"{config.epochs} epochs a network",
@@ -249,7 +251,7 @@ def _collected(
         "max_epochs": chosen.max_epochs,
         "batch_size": config.batch_size,
         "lr": config.lr,
-        "monitor": config.monitor,
+        "monitor": monitor,
     }
     del settings["init"], settings["specialised_epochs"]  # the methods say which start, the views how long
     return Comparison(name, seeds, plan.num_groups, views, settings)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pymtg.errors import InvalidArgumentError
+from pymtg.metrics import best_value
 from pymtg.trainers.results import MethodResult, json_number
 
 __all__ = ["Comparison", "ComparisonView", "Difference", "MethodSummary", "Summary"]
@@ -116,6 +117,12 @@ class ComparisonView:
         gap = Summary(tuple(a - b for a, b in zip(mine, theirs, strict=True)))
         return Difference(gap.mean, gap.stderr)
 
+    def best(self, metric: str) -> str | None:
+        """Return the method with the best mean of a metric (the lowest of an RMSE); None where none is defined."""
+        means = {name: self._summary(name, metric).mean for name in self.methods}
+        value = best_value(metric, means.values())
+        return next((name for name, mean in means.items() if mean == value), None)
+
     def _summary(self, method: str, metric: str) -> Summary:
         if method not in self.methods:
             raise InvalidArgumentError(f"method must be one of {list(self.methods)}; got {method!r}")
@@ -153,13 +160,16 @@ class Comparison:
         """Write :meth:`to_dict` to a file."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
-    def to_text(self, metric: str = "balanced_accuracy") -> str:
-        """Return the views as aligned text tables, `metric` first; ties with each view's best are marked ``~``."""
+    def to_text(self, metric: str | None = None) -> str:
+        """Return the views as aligned text tables; ties with each view's best are marked ``~``.
+
+        `metric` stands first: by default balanced accuracy, or R^2 where all tasks are regressions.
+        """
         from pymtg.trainers._tables import comparison_text
 
         return comparison_text(self, metric)
 
-    def to_markdown(self, metric: str = "balanced_accuracy") -> str:
+    def to_markdown(self, metric: str | None = None) -> str:
         """Return the views as Markdown tables, as :meth:`to_text`."""
         from pymtg.trainers._tables import comparison_markdown
 

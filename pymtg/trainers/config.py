@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
-from pymtg.metrics import METRICS
+from pymtg.metrics import METRICS, REGRESSION_METRICS
 from pymtg.tasks import TaskLayout
 from pymtg.trainers.results import EpochRecord
 
@@ -23,7 +23,7 @@ SchedulerFactory: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_s
 EpochCallback: TypeAlias = Callable[[str, EpochRecord], None]
 
 AMP_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-MONITORS = (*METRICS, "loss")
+MONITORS = (*METRICS, *REGRESSION_METRICS, "loss")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class TrainConfig:
     keep_best
         Keep the weights of the epoch with the best validation score instead of the last ones; needs a validation set.
     monitor
-        The validation score: one of :data:`pymtg.metrics.METRICS`, or ``"loss"`` (its negative, so that more is
-        better).
+        The validation score: one of :data:`pymtg.metrics.METRICS` or of :data:`pymtg.metrics.REGRESSION_METRICS`, or
+        ``"loss"``; of RMSE and loss the negative, so that more is better. None means balanced accuracy for
+        classification and R^2 for regression tasks.
     on_epoch_end
         Called with the stage's name and the :class:`EpochRecord` after every epoch.
 
@@ -80,7 +81,7 @@ class TrainConfig:
     num_threads: int | None = None
     num_workers: int = 0
     keep_best: bool = False
-    monitor: str = "balanced_accuracy"
+    monitor: str | None = None
     on_epoch_end: EpochCallback | None = None
 
     def __post_init__(self) -> None:
@@ -99,7 +100,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise InvalidTypeError(f"{name} must be callable or None; got {value!r}")
-        check_choice("monitor", self.monitor, MONITORS)
+        if self.monitor is not None:
+            check_choice("monitor", self.monitor, MONITORS)
         if not isinstance(self.amp, bool):
             check_choice("amp", self.amp, tuple(AMP_TYPES))
         device = self.torch_device
