@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ class StackedBranches(nn.Module):
         converter = _Converter(len(modules), "rows" if fanned else "shared")
         converter.add("", modules)
         converter.turn("rows")
-        self.layers = nn.Sequential(*tuned(converter.layers))
+        self.layers = nn.Sequential(_named(tuned(converter.layers)))
         self.fanned = fanned
         # In a tuple, so that it is no submodule: only its structure counts.
         self._template = (copy.deepcopy(modules[0]).to("meta"),)
@@ -221,6 +222,17 @@ _RULES: dict[type[nn.Module], _Rule] = {
 def named(path: str, module: nn.Module) -> str:
     """Name a layer for a message."""
     return f"layer {path!r} ({type(module).__name__})" if path else type(module).__name__
+
+
+def _named(layers: Sequence[nn.Module]) -> OrderedDict[str, nn.Module]:
+    """Name layers after their places in a branch, so that a state dict does not depend on the steps between them."""
+    result: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, layer in enumerate(layers):
+        name = f"step{i}" if not isinstance(layer, StackedLayer) else layer.path.replace(".", "_") or "layer"
+        while name in result:
+            name += "_"
+        result[name] = layer
+    return result
 
 
 def has_hooks(module: nn.Module) -> bool:
