@@ -893,3 +893,8 @@ class TestCompile:
 @pytest.mark.parametrize("module", ["", "._recorder", "._reading", "._sources", "._loader"])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(importlib.import_module(f"pymtg.hooks{module}")).failed == 0
+
+
+def test_regression_tasks_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="'x' is a regression; MultiTaskLoss records both kinds"):
+        pymtg.record(None, TaskLayout.regression(["x"]), num_samples=3)
