@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pymtg import STGTrainer, TaskLayout
+from pymtg import DMTGTrainer, STGTrainer, TaskLayout
 from pymtg.data import TaskData, from_arrays
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import mlp
 from pymtg.trainers import (
+    ABLATIONS,
     METHODS,
     ComparisonView,
     MethodResult,
@@ -136,11 +137,13 @@ def test_epochs_of_the_views(comparison):
 
     assert epochs("fixed") == {
         "stg_soft": 9, "stg_hard": 9, "stg_joint": 3 + 2 * 2, "mtl": 3, "ensemble": 6, "random_groups": 6, "stl": 12,
+        "dmtg": 3 * 2, "dmtg_warm": 3 + 2 * 2,
     }  # fmt: skip
     assert epochs("best") == {
         "stg_soft": 15, "stg_hard": 15, "stg_joint": 15, "mtl": 5, "ensemble": 10, "random_groups": 10, "stl": 20,
+        "dmtg": 5 * 2, "dmtg_warm": 5 + 5 * 2,
     }  # fmt: skip
-    assert epochs("equal") == dict.fromkeys(METHODS, 9)
+    assert epochs("equal") == {**dict.fromkeys(METHODS, 9), "dmtg": 4 * 2}
     assert split_epochs(9, 4) == (3, 2, 2, 2)
     assert split_epochs(2, 3) == (1, 1, 1)
 
@@ -265,3 +268,33 @@ def test_threads_are_given_back():
     result = mtl(MODEL, LAYOUT, data.train, data.test, config=TrainConfig(epochs=1, num_threads=1))
     assert isinstance(result, MethodResult)
     assert torch.get_num_threads() == before
+
+
+def test_dmtg_in_a_comparison_equals_training_by_hand(comparison):
+    data = make(1)
+    fixed = comparison.views["fixed"].methods
+    trainer = DMTGTrainer(MODEL, LAYOUT, num_groups=2, epochs=3, batch_size=16, seed=1, device="cpu").fit(data.train)
+    assert fixed["dmtg"].results[1].scores == trainer.evaluate(data.test)["dmtg"]
+    assert fixed["dmtg"].results[1].parameters == trainer.result_.parameters
+    warm = DMTGTrainer(MODEL, LAYOUT, num_groups=2, epochs=2, warm_epochs=3, batch_size=16, seed=1, device="cpu").fit(
+        data.train
+    )
+    assert fixed["dmtg_warm"].results[1].scores == warm.evaluate(data.test)["dmtg"]
+
+
+def test_ablations_of_dmtg():
+    options = {"seeds": (0,), "num_groups": 2, "views": ("fixed",), "config": CONFIG, "progress": False}
+    found = compare(make, MODEL, methods=("dmtg", *ABLATIONS), dmtg_options={"temperature": 1.0}, **options)
+    methods = found.views["fixed"].methods
+    assert list(methods) == ["dmtg", "dmtg_diagonal", "dmtg_random"]
+    assert found.settings["dmtg_options"] == {"temperature": "1.0"}
+    data = make(0)
+    diagonal = DMTGTrainer(
+        MODEL, LAYOUT, num_groups=2, epochs=3, batch_size=16, seed=0, assignment="diagonal", device="cpu"
+    ).fit(data.train)
+    assert diagonal.groups_.labels.tolist() == [0, 1, 0, 1]
+    assert methods["dmtg_diagonal"].results[0].scores == diagonal.evaluate(data.test)["dmtg"]
+    with pytest.raises(InvalidArgumentError, match="dmtg_options must be one of"):
+        compare(make, MODEL, dmtg_options={"epochs": 3}, **options)
+    with pytest.raises(InvalidArgumentError, match="temperature's start must lie in"):
+        compare(make, MODEL, dmtg_options={"temperature": 0.0}, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pymtg.trainers._errors import NonFiniteLossError, NotFittedError
 from pymtg.trainers.baselines import ensemble, mtl, random_groups, stl
-from pymtg.trainers.compare import METHODS, VIEWS, compare
+from pymtg.trainers.compare import ABLATIONS, METHODS, VIEWS, compare
 from pymtg.trainers.comparison import Comparison, ComparisonView, Difference, MethodSummary, Summary
 from pymtg.trainers.config import ModelFactory, OptimizerFactory, SchedulerFactory, TrainConfig
 from pymtg.trainers.dmtg import DMTGTrainer
@@ -12,6 +12,7 @@ from pymtg.trainers.results import DMTGResult, EpochRecord, MethodResult, StageR
 from pymtg.trainers.stg import STGTrainer
 
 __all__ = [
+    "ABLATIONS",
     "METHODS",
     "VIEWS",
     "Comparison",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pymtg.metrics import score
+from pymtg.nets.multihead import count_parameters
 from pymtg.trainers._batches import BatchSource
+from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._loop import Trained
 from pymtg.trainers._predict import combine_networks
 from pymtg.trainers._seeding import stage_seed
@@ -18,18 +22,28 @@ from pymtg.trainers._stages import Setting
 from pymtg.trainers._stg_run import Grouped, STGPlan, group_from_joint, hard_weights
 from pymtg.trainers.results import MethodResult
 
-__all__ = ["METHODS", "Budget", "Need", "Runner", "needs", "permuted_rows", "split_epochs"]
+__all__ = ["ABLATIONS", "METHODS", "Budget", "Need", "Runner", "needs", "permuted_rows", "split_epochs"]
 
-METHODS = ("stg_soft", "stg_hard", "stg_joint", "mtl", "ensemble", "random_groups", "stl")
+METHODS = ("stg_soft", "stg_hard", "stg_joint", "dmtg", "dmtg_warm", "mtl", "ensemble", "random_groups", "stl")
+ABLATIONS = ("dmtg_diagonal", "dmtg_random")
 
 
 @dataclass(frozen=True)
 class Need:
-    """One network: its kind ("joint", "single", "group", "warm", "random"), number and epochs."""
+    """One network: its kind ("joint", "single", "group", "warm", "random", "dmtg..."), number, epochs.
+
+    A branched network trains so many networks at once as it has branches: `networks`.
+    """
 
     kind: str
     index: int
     epochs: int
+    networks: int = 1
+
+    @property
+    def cost(self) -> int:
+        """Epochs, counted once for every network trained in them."""
+        return self.epochs * self.networks
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,8 @@ class Budget:
     ensemble: tuple[int, ...]
     random: tuple[int, ...]
     stl: tuple[int, ...]
+    dmtg: int
+    dmtg_warm: int
 
 
 def split_epochs(total: int, networks: int) -> tuple[int, ...]:
@@ -53,6 +69,10 @@ def split_epochs(total: int, networks: int) -> tuple[int, ...]:
 def needs(method: str, budget: Budget) -> list[Need]:
     """Return the networks whose training a method has to pay for."""
     joint, groups = Need("joint", 0, budget.joint), range(len(budget.random))
+    if method.startswith("dmtg"):
+        warm = method == "dmtg_warm"
+        branched = Need(method, 0, budget.dmtg_warm if warm else budget.dmtg, len(groups))
+        return [joint, branched] if warm else [branched]
     return {
         "stg_soft": [joint, *(Need("group", k, budget.fresh) for k in groups)],
         "stg_hard": [joint, *(Need("group", k, budget.fresh) for k in groups)],
@@ -78,6 +98,7 @@ class Runner:
     test: BatchSource
     plan: STGPlan | None = None
     memberships: npt.NDArray[np.float64] | None = None
+    dmtg_options: Mapping[str, Any] = field(default_factory=dict)
     _trained: dict[Need, Trained] = field(default_factory=dict)
     _grouped: dict[int, Grouped] = field(default_factory=dict)
 
@@ -98,6 +119,9 @@ class Runner:
 
     def _train(self, need: Need, budget: Budget) -> Trained:
         kind, index, epochs = need.kind, need.index, need.epochs
+        if kind.startswith("dmtg"):
+            warm = self.network(Need("joint", 0, budget.joint), budget) if kind == "dmtg_warm" else None
+            return self._branched(need, warm)
         if kind == "joint":
             return self.setting.joint(index, epochs=epochs)
         if kind == "single":
@@ -106,6 +130,20 @@ class Runner:
         weights = self._weights(kind, budget)[:, index]
         return self.setting.specialised(index, weights, epochs=epochs, start=start, name=kind)
 
+    def _branched(self, need: Need, joint: Trained | None) -> Trained:
+        """Train a branched network; what is left of it after pruning is the network."""
+        from pymtg.trainers._dmtg_stages import network_maker, train_dmtg
+
+        how = need.kind.removeprefix("dmtg").removeprefix("_")
+        options = {"epochs": need.epochs, "num_groups": need.networks, **self.dmtg_options}
+        if how in ("diagonal", "random"):
+            options["assignment"] = how
+        plan = DMTGPlan.checked(self.setting.layout, **options)
+        make = network_maker(self.setting.model, self.setting.layout, need.networks)
+        found = train_dmtg(self.setting, plan, make, warm=joint if how == "warm" else None)
+        stage = dataclasses.replace(found.stages[-1], parameters=count_parameters(found.model))
+        return Trained(found.model, stage)
+
     def _weights(self, kind: str, budget: Budget) -> npt.NDArray[np.float64]:
         found = self.grouped(budget.joint).memberships if self.memberships is None else self.memberships
         return permuted_rows(found, self.setting.seed) if kind == "random" else found
@@ -113,15 +151,16 @@ class Runner:
     def result(self, method: str, budget: Budget) -> MethodResult:
         """Train what a method needs, predict the test set and score it."""
         grouped = self.grouped(budget.joint) if method.startswith("stg") else None
-        trained = [self.network(need, budget) for need in needs(method, budget)]
-        used = trained if grouped is None else trained[1:]
+        needed = needs(method, budget)
+        trained = [self.network(need, budget) for need in needed]
+        used = trained[1:] if grouped is not None or method == "dmtg_warm" else trained
         probabilities, targets = self._combined(method, used, budget)
         return MethodResult(
             name=method,
             scores=score(probabilities, targets, self.setting.layout),
             seconds=sum(one.stage.seconds for one in trained) + (0.0 if grouped is None else grouped.seconds),
             parameters=sum(one.stage.parameters for one in used),
-            epochs=sum(one.stage.epochs for one in trained),
+            epochs=sum(need.cost for need in needed),
             stages=tuple(one.stage for one in trained),
         )
 
@@ -132,7 +171,7 @@ class Runner:
             pairs = [self.setting.predict(one.network, *task) for one, task in zip(used, tasks, strict=True)]
             return torch.cat([p for p, _ in pairs], dim=1), torch.cat([y for _, y in pairs], dim=1)
         pairs = [self.setting.predict(one.network, self.test) for one in used]
-        if method in ("mtl", "ensemble"):
+        if method in ("mtl", "ensemble") or method.startswith("dmtg"):
             weights = np.full((layout.num_tasks, len(used)), 1 / len(used))
         else:
             weights = self._weights("random" if method == "random_groups" else "group", budget)

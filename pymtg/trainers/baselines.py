@@ -123,6 +123,6 @@ def _run(
         setting = Setting.of(model, layout, config, seed, train, val, reporter)
         runner = Runner(setting, batch_source(test, layout, config, "test"), memberships=memberships)
         e = config.epochs
-        budget = Budget(e, e, e, e, (e,) * networks, (e,) * networks, (e,) * layout.num_tasks)
+        budget = Budget(e, e, e, e, (e,) * networks, (e,) * networks, (e,) * layout.num_tasks, e, e)
         reporter.expect(sum(need.epochs for need in needs(method, budget)))
         return runner.result(method, budget)

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, Subset
 from pymtg.data import ArrayTasks, TaskData
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.trainers._batches import batch_source
-from pymtg.trainers._methods import METHODS, Budget, Need, Runner, needs, split_epochs
+from pymtg.trainers._dmtg_plan import DMTGPlan
+from pymtg.trainers._methods import ABLATIONS, METHODS, Budget, Need, Runner, needs, split_epochs
 from pymtg.trainers._monitor import monitor_name
 from pymtg.trainers._progress import Reporter, reporting
 from pymtg.trainers._seeding import cpu_threads, stage_seed
@@ -22,7 +23,7 @@ from pymtg.trainers.comparison import Comparison, ComparisonView, MethodSummary
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_choice, check_int
 from pymtg.trainers.results import MethodResult
 
-__all__ = ["METHODS", "VIEWS", "compare"]
+__all__ = ["ABLATIONS", "METHODS", "VIEWS", "compare"]
 
 VIEWS = ("fixed", "best", "equal")
 DataSource: TypeAlias = "TaskData | Callable[[int], TaskData]"
@@ -44,6 +45,7 @@ def compare(
     fuzzifier: float = 1.07,
     mode: str = "kmeans-fuzzified",
     n_init: int = 10,
+    dmtg_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Train and score every method with every seed.
@@ -53,24 +55,32 @@ def compare(
     data
         One :class:`pymtg.data.TaskData` for all seeds, or a function from a seed to one (its split, say, drawn by it).
     model
-        Factory ``layout -> torch.nn.Module``; STL calls it with one-task layouts.
+        Factory ``layout -> torch.nn.Module``; STL calls it with one-task layouts. DMTG needs one of
+        :class:`pymtg.nets.MultiHeadNet`, whose backbone becomes the branch.
     methods
         Some of :data:`METHODS`: ``"stg_soft"`` and ``"stg_hard"`` (the same networks, fresh starts), ``"stg_joint"``
-        (soft, specialised networks that start from the joint one), ``"mtl"``, ``"ensemble"`` (K networks),
-        ``"random_groups"`` (STG's memberships dealt out at random), ``"stl"``.
+        (soft, specialised networks that start from the joint one), ``"dmtg"`` (K branches, fresh), ``"dmtg_warm"``
+        (every branch starts from the joint network), ``"mtl"``, ``"ensemble"`` (K networks), ``"random_groups"`` (STG's
+        memberships dealt out at random), ``"stl"``; and of :data:`ABLATIONS`, which are not among the default ones:
+        ``"dmtg_diagonal"`` (task t on branch ``t mod K``) and ``"dmtg_random"``, both with nothing to learn.
     views
         Some of :data:`VIEWS`.
-        ``"fixed"``: every network gets `config.epochs`, those of ``"stg_joint"`` half of it.
+        ``"fixed"``: every network gets `config.epochs`; those of ``"stg_joint"`` and the branches of ``"dmtg_warm"``
+        half of it.
         ``"best"``: every network is trained for `max_epochs` and its best validation epoch kept (the monitor is
         `config.monitor`; a specialised network's score weighs the tasks as its loss does). The validation set is the
         data's own, else a fifth of its training set, drawn by the seed and withheld from every method. Snapshots
         stay within the first `config.epochs`.
         ``"equal"``: every method gets ``(1 + K) * config.epochs`` epochs in all, what STG takes, evenly divided among
-        its networks (at least one each); random groups need no joint network and get longer training instead.
+        its networks (at least one each); random groups and fresh branches need no joint network and get longer training
+        instead. An epoch of a branched network counts once for each of its K branches.
     seeds
         The seeds.
     num_groups, snapshot_epochs, fuzzifier, mode, n_init
         As in :class:`pymtg.STGTrainer`.
+    dmtg_options
+        Of :class:`pymtg.DMTGTrainer`, by name, where they are not the default: `sampling`, `init`, `eps`,
+        `assignment_lr`, `temperature`, `entropy_weight`, `drop_branches`. Methods and views decide on the rest.
     max_epochs
         For the view ``"best"``; at least `config.epochs`.
     config
@@ -91,9 +101,10 @@ def compare(
     """
     config = dataclasses.replace(TrainConfig() if config is None else config, keep_best=False)
     chosen = _Chosen(
-        _checked_names("methods", methods, METHODS),
+        _checked_names("methods", methods, METHODS + ABLATIONS),
         _checked_names("views", views, VIEWS),
         check_int("max_epochs", max_epochs, 1),
+        _checked_dmtg(dmtg_options),
     )
     if "best" in chosen.views and chosen.max_epochs < config.epochs:
         raise InvalidArgumentError(f"max_epochs must be at least config.epochs ({config.epochs}); got {max_epochs}")
@@ -118,6 +129,7 @@ def compare(
             if position == 0:
                 _expect(reporter, chosen, plan, part.layout.num_tasks, len(seeds))
             reporter.prefix = f"seed {seed}: "
+            DMTGPlan.checked(part.layout, **chosen.dmtg_options)
             for view, method, result in _one_seed(part, model, seed, chosen, plan, config, reporter):
                 results[view][method].append(result)
     return _collected(part.name, seeds, results, chosen, plan, config, monitor_name(config.monitor, part.layout))
@@ -128,16 +140,20 @@ class _Chosen:
     methods: tuple[str, ...]
     views: tuple[str, ...]
     max_epochs: int
+    dmtg_options: dict[str, Any]
 
     def budget(self, view: str, plan: STGPlan, groups: int, tasks: int) -> Budget:
         """Return the epochs of every network under a view."""
         if view == "equal":
             total = (1 + groups) * plan.epochs
             each = split_epochs(total, groups)
-            return Budget(plan.epochs, total, plan.epochs, plan.epochs, each, each, split_epochs(total, tasks))
+            fresh = max(1, total // groups)
+            warm = plan.epochs
+            e = plan.epochs
+            return Budget(e, total, e, warm, each, each, split_epochs(total, tasks), fresh, warm)
         e = self.max_epochs if view == "best" else plan.epochs
         warm = e if view == "best" else -(-e // 2)
-        return Budget(e, e, e, warm, (e,) * groups, (e,) * groups, (e,) * tasks)
+        return Budget(e, e, e, warm, (e,) * groups, (e,) * groups, (e,) * tasks, e, warm)
 
 
 def _one_seed(
@@ -153,27 +169,35 @@ def _one_seed(
     for view in chosen.views:
         best = view == "best"
         if best not in runners:
-            runners[best] = _runner(data, model, seed, best, plan, config, reporter)
+            runners[best] = _runner(data, model, seed, best, plan, config, reporter, chosen.dmtg_options)
         runner = runners[best]  # "fixed" and "equal" share one, and so the networks that are the same in both
         groups = plan.num_groups
         if not isinstance(groups, int):
             groups = runner.grouped(chosen.max_epochs if best else plan.epochs).memberships.shape[1]
         budget = chosen.budget(view, plan, groups, data.layout.num_tasks)
-        if set(chosen.methods) - {"mtl", "ensemble", "stl"}:
+        if any(method.startswith("stg") or method == "random_groups" for method in chosen.methods):
             runner.grouped(budget.joint)  # before any method trains the same joint network without recording
         for method in chosen.methods:
             yield view, method, runner.result(method, budget)
 
 
 def _runner(
-    data: TaskData, model: ModelFactory, seed: int, best: bool, plan: STGPlan, config: TrainConfig, reporter: Reporter
+    data: TaskData,
+    model: ModelFactory,
+    seed: int,
+    best: bool,
+    plan: STGPlan,
+    config: TrainConfig,
+    reporter: Reporter,
+    dmtg_options: Mapping[str, Any],
 ) -> Runner:
     train, val = data.train, None
     if best:
         config = dataclasses.replace(config, keep_best=True)
         train, val = (data.train, data.val) if data.val is not None else _hold_out(data.train, seed)
     setting = Setting.of(model, data.layout, config, seed, train, val, reporter)
-    return Runner(setting, batch_source(data.test, data.layout, config, "test"), plan)
+    test = batch_source(data.test, data.layout, config, "test")
+    return Runner(setting, test, plan, dmtg_options=dmtg_options)
 
 
 def _hold_out(train: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
@@ -221,6 +245,13 @@ def _checked_names(argument: str, names: Sequence[str], known: tuple[str, ...]) 
     return chosen
 
 
+def _checked_dmtg(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    known = ("sampling", "init", "eps", "assignment_lr", "temperature", "entropy_weight", "drop_branches")
+    for name in options or {}:
+        check_choice("dmtg_options", name, known)
+    return dict(options or {})
+
+
 def _checked_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
     checked = tuple(check_int("seeds", seed, 0) for seed in seeds)
     if not checked or len(set(checked)) != len(checked):
@@ -248,6 +279,7 @@ def _collected(
     }
     settings = {
         **dataclasses.asdict(plan),
+        "dmtg_options": {name: str(value) for name, value in chosen.dmtg_options.items()},
         "max_epochs": chosen.max_epochs,
         "batch_size": config.batch_size,
         "lr": config.lr,

@@ -155,7 +155,7 @@ class DMTGTrainer:
         num_threads: int | None = None,
         num_workers: int = 0,
         keep_best: bool = False,
-        monitor: str = "balanced_accuracy",
+        monitor: str | None = None,
         on_epoch_end: EpochCallback | None = None,
         progress: bool | None = None,
     ) -> None:
