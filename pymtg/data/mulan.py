@@ -57,8 +57,8 @@ def mulan(
 
     Regression targets are float32 ``[T]``, NaN where missing, standardised by mean and standard deviation (ddof 0) of
     the training rows, which the result keeps as ``target_mean`` and ``target_scale`` (1 for a constant target). An RMSE
-    is thus in units of that deviation: the relative one whose mean over targets the field calls aRRMSE, where the
-    reference predicts the training mean.
+    is thus relative to that deviation, and its mean over the targets what the field calls aRRMSE, but for the rows:
+    aRRMSE divides by the test rows' deviation from the training mean.
 
     Raises
     ------

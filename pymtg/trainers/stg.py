@@ -237,7 +237,8 @@ class STGTrainer:
         Returns
         -------
         [N, layout.num_logits] on the CPU, float32 at least, in the logits' columns: P(y = 1)
-        for a one-logit task, C probabilities that sum to 1 for a softmax task. The networks run in eval mode and get
+        for a one-logit task, C probabilities that sum to 1 for a softmax task, the predictions of a regression task
+        (averaged over the networks as probabilities are). The networks run in eval mode and get
         their own modes back.
 
         Raises
