@@ -18,9 +18,9 @@ State = Mapping[str, Tensor]
 
 def checked_nets(nets: Any, branches: int) -> list[MultiHeadNet]:
     """Return one network per branch: one for all of them, or a sequence of K; typed errors for anything else."""
-    each = [nets] * branches if isinstance(nets, nn.Module) else list(nets) if isinstance(nets, Sequence) else None
-    if each is None:
+    if isinstance(nets, str) or not isinstance(nets, (nn.Module, Sequence)):
         raise InvalidTypeError(f"nets must be a MultiHeadNet or a sequence of them; got {type(nets).__name__}")
+    each = [nets] * branches if isinstance(nets, nn.Module) else list(nets)
     if len(each) != branches:
         raise InvalidArgumentError(f"nets must be one network, or one per branch, {branches}; got {len(each)}")
     for net in each:

@@ -256,6 +256,8 @@ class BranchedNet(nn.Module):
     def drop_branches(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
         """Take branches out in place; training goes on as if they had never been there.
 
+        Gradient scaling goes by the number of branches that are left, then.
+
         Parameters
         ----------
         keep

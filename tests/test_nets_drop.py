@@ -1,0 +1,131 @@
+"""Branches dropped while training: what is left goes on as if they had never been there."""
+
+import copy
+import secrets
+
+import pytest
+import torch
+from _branched import conv_branches, mlp_branches, net_of, weighted_sum
+from torch import nn
+
+from pymtg.errors import InvalidArgumentError
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    value = secrets.randbits(32)
+    print(f"seed {value}")
+    torch.manual_seed(value)
+
+
+def trained(net, optimizer, batches, weights):
+    """One step per batch on a loss that looks at the first two branches only, as where Z is zero for the third."""
+    for x in batches:
+        optimizer.zero_grad()
+        outputs = net(x)
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
+        loss = (logits[:2] * weights).square().sum()
+        if not isinstance(outputs, torch.Tensor):
+            loss = loss + sum(o[:2].square().sum() for o in outputs.others.values())
+        loss.backward()
+        optimizer.step()
+
+
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, lr=1e-2),
+    "fused adam": lambda p: torch.optim.AdamW(p, lr=1e-2, amsgrad=True, fused=True),
+    "momentum": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("head", [None, {"b": nn.Linear}])
+@pytest.mark.parametrize("branches", [mlp_branches, conv_branches])
+def test_as_if_it_had_never_been_there(batched, optimizer, head, branches):
+    shape = (6,) if branches is mlp_branches else (2, 8, 8)
+    two = branches(2)
+    three = net_of([*copy.deepcopy(two), *branches(1)], head=head, batched=batched)
+    without = net_of(two, head=head, batched=batched)
+    grown = copy.deepcopy(three)
+    grown.drop_branches([0, 1])
+    without.load_state_dict(grown.state_dict())
+    ours, theirs = (OPTIMIZERS[optimizer](net.parameters()) for net in (three, without))
+    batches = torch.randn(6, 9, *shape).double()
+    weights = torch.randn(2, 9, without.heads.linear.bias.shape[1]).double()
+    trained(three, ours, batches[:3], weights)
+    trained(without, theirs, batches[:3], weights)
+    three.drop_branches([0, 1], ours)
+    assert three.branch_ids == (0, 1)
+    trained(three, ours, batches[3:], weights)
+    trained(without, theirs, batches[3:], weights)
+    torch.testing.assert_close(three.state_dict(), without.state_dict())
+    held = [p for group in ours.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in three.parameters()}
+    assert set(ours.state) <= set(held)
+    for parameter, state in ours.state.items():
+        assert all(value.shape in (parameter.shape, ()) for value in state.values() if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_order_numbers_gradients_and_frozen_weights(batched):
+    branches = mlp_branches(4)
+    for branch in branches:
+        branch.layers[0].weight.requires_grad_(False)
+    net = net_of(branches, trunk=nn.Linear(5, 6), batched=batched)
+    x = torch.randn(3, 5).double()
+    weighted_sum(net(x)).backward()
+    logits, gradient = net(x), net.heads.linear.weight.grad.clone()
+    net.drop_branches([3, 1])
+    assert net.branch_ids == (3, 1)
+    torch.testing.assert_close(net(x), logits[[3, 1]])
+    torch.testing.assert_close(net.heads.linear.weight.grad, gradient[[3, 1]])
+    assert not net.branch_module(0).layers[0].weight.requires_grad
+    net.drop_branches([1])
+    assert net.branch_ids == (1,)
+    torch.testing.assert_close(net(x), logits[[1]])
+    torch.testing.assert_close(net.prune([0, 0, 0, 0])(x), logits[1])
+    assert net.prune([0, 0, 0, 0]).branch_ids == (1,)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_scaling_and_aggregation_go_by_the_branches_that_are_left(batched):
+    net = net_of(mlp_branches(3), trunk=nn.Linear(5, 6), batched=batched, aggregator=lambda m: m.sum(0))
+    net.drop_branches([2, 0])
+    net(torch.randn(4, 5).double()).sum().backward()
+    assert net.trunk.weight.grad.any()
+
+
+def test_groups_of_an_optimizer_keep_their_settings():
+    net = net_of(mlp_branches(3), trunk=nn.Linear(5, 6), batched=False)
+    groups = [
+        {"params": list(net.trunk.parameters()), "lr": 0.1},
+        {"params": list(net.branches.parameters())},
+        {"params": list(net.heads.parameters()), "lr": 0.3},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=0.2)
+    net.drop_branches([1], optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2, 0.3]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [2, 4, 2]
+    before = net.heads.linear.weight.detach().clone()
+    net(torch.randn(4, 5).double()).sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, net.heads.linear.weight)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ([], r"at least one branch, each once; got \[\]"),
+        ([0, 0], r"each once; got \[0, 0\]"),
+        ([3], "keep must name branches by position, below 3; got 3"),
+        ([-1], "got -1"),
+    ],
+)
+def test_bad_positions_change_nothing(keep, message):
+    net = net_of(mlp_branches(3))
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(InvalidArgumentError, match=message):
+        net.drop_branches(keep)
+    assert net.num_branches == 3
+    torch.testing.assert_close(net.state_dict(), before)
