@@ -100,6 +100,7 @@ def test_no_parameter_stands_twice_and_all_move_together(batched):
     assert len(listed) == len(set(listed)) == len(list(net.parameters()))
     net.to(torch.bfloat16)
     assert net(torch.randn(3, 2, 8, 8).bfloat16()).dtype == torch.bfloat16
+    net.to(memory_format=torch.channels_last)
     net.to(torch.float64).eval()
     x = torch.randn(3, 2, 8, 8).double()
     assert torch.equal(net(x), net(x))

@@ -116,20 +116,21 @@ class StackedConv(StackedLayer):
         super().__init__(path, layers)
         first: Any = layers[0]
         self.shared = shared
+        self.kernel = first.kernel_size
         self.groups = first.groups
         self.options = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
 
     def turned(self, name: str, tensor: Tensor) -> Tensor:
-        """Weights have their input channels last here, as the CPU's grouped convolutions want them."""
-        return tensor.movedim(1, -1) if name == "weight" else tensor
+        """Filters have their input channels last here, as the CPU's grouped convolutions want them, and are flat."""
+        return tensor.movedim(1, -1).flatten(1) if name == "weight" else tensor
 
     def turned_back(self, name: str, tensor: Tensor) -> Tensor:
-        """Undo :meth:`turned`."""
-        return tensor.movedim(-1, 1) if name == "weight" else tensor
+        """Undo :meth:`turned`: a view."""
+        return tensor.view(len(tensor), *self.kernel, -1).movedim(-1, 1) if name == "weight" else tensor
 
     def forward(self, values: Tensor) -> Tensor:
         """Return maps; on a CPU in channels_last, in which grouped convolutions are faster."""
-        weight = self.weight.flatten(0, 1).movedim(-1, 1)
+        weight = self.turned_back("weight", self.weight.flatten(0, 1))
         if values.device.type != "cpu":
             weight = weight.contiguous()
         elif values.ndim == 4:
