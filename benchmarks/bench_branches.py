@@ -1,8 +1,8 @@
 """K branches together against one by one: a whole training step of a `BranchedNet` with linear heads.
 
-``pytest benchmarks/bench_branches.py --benchmark-json=FILE``. Forward, binary cross-entropy of all heads, backward and a
-step of fused Adam. "One by one" is tried as it is, with inputs in channels_last, and with inputs and filters so; the best
-counts. Logits, gradients and running statistics are compared first.
+``pytest benchmarks/bench_branches.py --benchmark-json=FILE``. Forward, binary cross-entropy of all heads, backward
+and a step of fused Adam. "One by one" is tried as it is, with inputs in channels_last, and with inputs and filters so;
+the best counts. Losses, gradients and running statistics are compared first.
 """
 
 from __future__ import annotations
@@ -84,10 +84,9 @@ def check_answers(steps):
     for parameter, own in zip(together.parameters(), steps["together"].net.parameters(), strict=True):
         parameter.data = own.grad
     for k in range(K):
-        for got, branch in zip(
-            together.branch_module(k).parameters(), truth.branches.each[k].parameters(), strict=True
-        ):
-            torch.testing.assert_close(got, branch.grad, rtol=1e-3, atol=1e-6)
+        gradients = together.branch_module(k).parameters()
+        for got, parameter in zip(gradients, truth.branches.each[k].parameters(), strict=True):
+            torch.testing.assert_close(got, parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -89,7 +89,7 @@ class StackedLinear(StackedLayer):
         self.shared = shared
 
     def turned(self, name: str, tensor: Tensor) -> Tensor:
-        """Weights are ``[in, out]`` here."""
+        """Keep weights as ``[in, out]``."""
         return tensor.T if name == "weight" else tensor
 
     turned_back = turned
@@ -121,7 +121,7 @@ class StackedConv(StackedLayer):
         self.options = {"stride": first.stride, "padding": first.padding, "dilation": first.dilation}
 
     def turned(self, name: str, tensor: Tensor) -> Tensor:
-        """Filters have their input channels last here, as the CPU's grouped convolutions want them, and are flat."""
+        """Keep filters with their input channels last, as the CPU's grouped convolutions want them, and flat."""
         return tensor.movedim(1, -1).flatten(1) if name == "weight" else tensor
 
     def turned_back(self, name: str, tensor: Tensor) -> Tensor:
