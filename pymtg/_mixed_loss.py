@@ -55,9 +55,7 @@ def mixed_losses(
         order.append(task)
     dtype = torch.float64 if outputs.dtype == torch.float64 else torch.float32
     joined = torch.cat([part.to(dtype) for part in parts])
-    if order == sorted(order):
-        return joined
-    return joined[[order.index(t) for t in range(layout.num_tasks)]]
+    return pick(joined, sorted(range(len(order)), key=order.__getitem__))
 
 
 def class_numbers(targets: Tensor, ignore_index: int, layout: TaskLayout) -> Tensor:
@@ -87,14 +85,17 @@ def gold_values(
     """
     outputs = outputs.detach()
     x = outputs if outputs.dtype == torch.float64 else outputs.float()
-    p = x.new_empty((len(x), layout.num_tasks))
-    right = torch.empty(p.shape, dtype=torch.bool, device=x.device)
-    valid = torch.empty_like(right)
-    kinds = {kind: [t for t in range(layout.num_tasks) if layout.kinds[t] == kind] for kind in layout.kinds}
-    for kind, tasks in kinds.items():
+    order: list[int] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for kind, tasks in layout.by_kind().items():
         part = pick(x, output_columns(layout, tasks))
         found = _likelihoods if kind == "regression" else _probabilities(layout.select(tasks), ignore_index)
-        p[:, tasks], right[:, tasks], valid[:, tasks] = found(part, pick(targets, tasks))
+        parts.append(found(part, pick(targets, tasks)))
+        order.extend(tasks)
+    if len(parts) == 1:
+        return parts[0]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    p, right, valid = (pick(torch.cat(columns, 1), back) for columns in zip(*parts, strict=True))
     return p, right, valid
 
 

@@ -64,15 +64,16 @@ def split_tasks(layout: TaskLayout, losses: Mapping[str, Any] | None = None) -> 
     """
     chosen = _checked(layout, losses)
     fused = tuple(t for t, loss in enumerate(chosen) if loss == "cross_entropy")
-    columns: dict[str, tuple[int, ...]] = {}
+    columns: dict[str, list[int]] = {}
     single: dict[int, str | TaskLossFunction] = {}
     for t, loss in enumerate(chosen):
         if isinstance(loss, str) and loss in COLUMN_LOSSES and layout.num_classes[t] == 1:
-            columns[loss] = (*columns.get(loss, ()), t)
+            columns.setdefault(loss, []).append(t)
         elif loss != "cross_entropy":
             single[t] = loss
     whole = len(fused) == layout.num_tasks
-    return TaskSplit(fused, (layout if whole else layout.select(fused)) if fused else None, columns, single)
+    fused_layout = (layout if whole else layout.select(fused)) if fused else None
+    return TaskSplit(fused, fused_layout, {loss: tuple(tasks) for loss, tasks in columns.items()}, single)
 
 
 def columns_of(layout: TaskLayout, tasks: Sequence[int]) -> list[int]:

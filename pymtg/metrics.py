@@ -144,8 +144,7 @@ def score(
         return _collected(_classification_figures(p, y, layout, ignore_index), layout)
     check_one_output(layout)
     figures = np.full((len(metrics_of(layout)), layout.num_tasks), np.nan)
-    by_kind = {kind: [t for t in range(layout.num_tasks) if layout.kinds[t] == kind] for kind in layout.kinds}
-    for kind, tasks in by_kind.items():
+    for kind, tasks in layout.by_kind().items():
         part = layout.select(tasks)
         columns = [column for t in tasks for column in range(layout.offsets[t], layout.offsets[t + 1])]
         if kind == "regression":

@@ -186,6 +186,13 @@ class TaskLayout:
             raise InvalidArgumentError(f"task must be a position below {self.num_tasks}; got {task}")
         return int(task) % self.num_tasks
 
+    def by_kind(self) -> dict[str, list[int]]:
+        """Return the positions of the tasks of each kind that the layout has."""
+        found: dict[str, list[int]] = {}
+        for t, kind in enumerate(self.kinds):
+            found.setdefault(kind, []).append(t)
+        return found
+
     def columns(self, task: int | str) -> slice:
         """Return the columns of the logits matrix that belong to a task (position or name)."""
         t = self.position(task)

@@ -233,6 +233,8 @@ def test_kinds() -> None:
     assert TaskLayout.regression(["a", "b"]) == TaskLayout(("a", "b"), (1, 1), kinds=["regression"] * 2)
     assert TaskLayout.regression(["a", "b"]) != TaskLayout.binary(["a", "b"])
     assert eval(repr(MIXED)) == MIXED
+    assert MIXED.by_kind() == {"classification": [0, 2], "regression": [1, 3]}
+    assert LAYOUT.by_kind() == {"classification": [0, 1, 2]}
 
 
 @pytest.mark.parametrize(
