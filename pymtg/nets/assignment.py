@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ class TaskAssignment(nn.Module):
         tasks, branches = checked_size(num_tasks, "num_tasks"), checked_size(num_branches, "num_branches")
         self.sampling = _checked_name("sampling", sampling, SAMPLING)
         self.init = _checked_name("init", init, INITS)
-        self.seed = _checked_seed(seed)
+        self.seed = _checked_count("seed", seed)
         self.draws = 0
         self.branch_ids = tuple(range(branches))
         self._drawn_branches = branches  # noise is drawn for all of them: dropping one leaves the others' draws alone
@@ -94,9 +95,12 @@ class TaskAssignment(nn.Module):
     def fixed(cls, labels: Sequence[int] | Tensor, num_branches: int) -> TaskAssignment:
         """Return the assignment of task t to branch ``labels[t]``, not learned.
 
-        Raises InvalidArgumentError for a label that is no branch, or no labels.
+        Raises InvalidArgumentError for a label that is no branch, or no labels; InvalidTypeError for no numbers.
         """
-        at = torch.as_tensor(labels)
+        try:
+            at = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidTypeError(f"labels must be integers, one per task; got {labels!r}") from None
         if at.ndim != 1 or at.numel() == 0 or at.is_floating_point() or at.is_complex() or at.dtype == torch.bool:
             raise InvalidArgumentError(f"labels must be integers, one per task; got {labels!r}")
         branches = checked_size(num_branches, "num_branches")
@@ -138,7 +142,7 @@ class TaskAssignment(nn.Module):
         Raises
         ------
         InvalidArgumentError, InvalidTypeError
-            For a temperature outside 1e-30..1e30, or rows that are not given where they are needed.
+            For a temperature outside 1e-30..1e30, rows that are not given where they are needed, or no counts.
         """
         check_temperature("temperature", temperature)
         if not self.training or self.sampling == "fixed":
@@ -151,7 +155,8 @@ class TaskAssignment(nn.Module):
             relaxed = ((logits - logits.detach().amax(-1, keepdim=True)) / temperature).softmax(-1)
             if self.sampling != "hard":
                 return relaxed
-            chosen = nn.functional.one_hot(relaxed.argmax(-1), self.num_branches).to(relaxed)
+            # of the logits: divided by a large temperature, different ones may become equal
+            chosen = nn.functional.one_hot(logits.argmax(-1), self.num_branches).to(relaxed)
             return chosen + (relaxed - relaxed.detach())
 
     forward = sample
@@ -175,32 +180,34 @@ class TaskAssignment(nn.Module):
         theta = self.theta if self.theta.dtype == torch.float64 else self.theta.float()
         if self.num_branches == 1:
             return theta.sum() * 0
+        theta = theta - theta.detach().amax(-1, keepdim=True)  # far from 0 a float32 has no digits left for differences
         log_p = theta.log_softmax(-1)
         itself = torch.eye(self.num_branches, dtype=torch.bool, device=theta.device)
         others = theta.unsqueeze(-2).masked_fill(itself, -math.inf).logsumexp(-1)  # [T, K], without branch k
         log_q = others - theta.logsumexp(-1, keepdim=True)
         return -(log_p.exp() * log_p + log_q.exp() * log_q).sum(-1).mean()
 
-    def drop(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
+    def drop(self, keep: Sequence[int] | Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Keep the branches at these positions only; the draws of those that stay do not change.
 
         `theta` becomes a new parameter, in the optimizer too, which keeps its state. Raises InvalidArgumentError for a
         position that is none, or none at all.
         """
-        at = list(keep)
-        if not at or len(set(at)) != len(at) or not all(0 <= k < self.num_branches for k in at):
+        at = [_checked_count("keep", k) for k in (keep.tolist() if isinstance(keep, Tensor) else keep)]
+        if not at or len(set(at)) != len(at) or max(at) >= self.num_branches:
             raise InvalidArgumentError(f"keep must be different positions in 0..{self.num_branches - 1}; got {at}")
         self.branch_ids = tuple(self.branch_ids[k] for k in at)
         old = self.theta
         self.theta = nn.Parameter(old.detach()[:, at].clone(), requires_grad=old.requires_grad)
+        self.theta.grad = None if old.grad is None else old.grad[:, at]
         if optimizer is not None:
             for group in optimizer.param_groups:
                 group["params"] = [self.theta if p is old else p for p in group["params"]]
-            state = optimizer.state.pop(old, {})
-            optimizer.state[self.theta] = {
-                name: value[:, at].clone() if isinstance(value, Tensor) and value.shape == old.shape else value
-                for name, value in state.items()
-            }
+            if old in optimizer.state:
+                optimizer.state[self.theta] = {
+                    name: value[:, at] if isinstance(value, Tensor) and value.shape == old.shape else value
+                    for name, value in optimizer.state.pop(old).items()
+                }
 
     def get_extra_state(self) -> Tensor:
         """Return the count of draws, for ``state_dict``."""
@@ -224,8 +231,8 @@ class TaskAssignment(nn.Module):
         if self.sampling == "per_sample":
             if rows is None:
                 raise InvalidArgumentError("rows must be given for sampling 'per_sample'; got None")
-            first = first_row
-            shape = [first + rows, *shape]
+            first = _checked_count("first_row", first_row)
+            shape = [first + _checked_count("rows", rows), *shape]
         generator = _generator(self.seed, self.draws)
         self.draws += 1
         # -log of an exponential draw: no logarithm of a uniform draw that may be 0 or 1
@@ -259,18 +266,19 @@ def _generator(seed: int, draw: int) -> torch.Generator:
     return torch.Generator().manual_seed((word ^ (word >> 31)) >> 32)
 
 
+def _checked_count(argument: str, value: Any) -> int:
+    """Return `value` if it is an integer of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InvalidTypeError(f"{argument} must be an integer; got {value!r}")
+    if value < 0:
+        raise InvalidArgumentError(f"{argument} must not be negative; got {value}")
+    return int(value)
+
+
 def _checked_name(argument: str, value: Any, known: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in known:
         raise InvalidArgumentError(f"{argument} must be one of {', '.join(map(repr, known))}; got {value!r}")
     return value
-
-
-def _checked_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InvalidTypeError(f"seed must be an integer; got {seed!r}")
-    if seed < 0:
-        raise InvalidArgumentError(f"seed must not be negative; got {seed}")
-    return seed
 
 
 def _checked_eps(eps: Any) -> float:

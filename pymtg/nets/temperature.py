@@ -73,8 +73,10 @@ class Temperature:
         assert self.end is not None
         x = min(max(progress, 0.0), 1.0)
         if self.schedule == "exponential":
-            return math.exp(_between(math.log(self.start), math.log(self.end), x))
-        return _between(self.start, self.end, (1 - math.cos(math.pi * x)) / 2 if self.schedule == "cosine" else x)
+            found = math.exp(_between(math.log(self.start), math.log(self.end), x))
+        else:
+            found = _between(self.start, self.end, (1 - math.cos(math.pi * x)) / 2 if self.schedule == "cosine" else x)
+        return float(min(max(found, min(self.start, self.end)), max(self.start, self.end)))  # rounding may leave them
 
     def __str__(self) -> str:
         if self.start == self.end:
@@ -90,7 +92,7 @@ def check_temperature(argument: str, value: Any) -> None:
     """Raise a typed error unless `value` is a number that a softmax in float32 can be divided by."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"{argument} must be a number; got {value!r}")
-    if not LOWEST <= float(value) <= HIGHEST:
+    if value < LOWEST or not value <= HIGHEST:
         raise InvalidArgumentError(f"{argument} must lie in {LOWEST:g}..{HIGHEST:g}; got {value}")
 
 
