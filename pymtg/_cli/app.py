@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from pymtg._cli.cluster import cluster
 from pymtg._cli.compare import compare
+from pymtg._cli.dmtg import dmtg
 from pymtg._cli.env import env
 from pymtg._cli.errors import CommandError, StoppedError, in_flags, one_line
 from pymtg._cli.stg import stg
@@ -30,6 +31,7 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command(short_help="Train, group the tasks, train a network per group, report.")(stg)
+app.command(short_help="Learn groups and networks in one run, report.")(dmtg)
 app.command(short_help="Compare STG with its baselines over seeds.")(compare)
 app.command(short_help="Group tasks by a saved data map or Gram matrix.")(cluster)
 app.command(short_help="Show versions, backends, processor and devices.")(env)

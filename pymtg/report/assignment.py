@@ -97,7 +97,7 @@ def _checked(history: npt.ArrayLike, names: Sequence[str], labels: Sequence[int]
 def _panels(values: Floats, order: Sequence[int], names: Sequence[str], labels: Sequence[int]) -> Figure:
     columns = len(order) if len(order) <= 3 else 4
     rows = -(-len(order) // columns)
-    figure = new_figure(max(5.2, 2.35 * columns + 0.5), 1.55 * rows + 1.25)
+    figure = new_figure(max(5.2, 2.2 * columns + 0.5), 1.55 * rows + 1.25)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
         if place >= len(order):

@@ -54,10 +54,11 @@ DMTG_WORDING = Wording(
     "likeliest. A probability near one is a clear choice, one near that of the other branches is close to a coin toss.",
     share="probability",
     shares="Probabilities",
-    quality="Entropy: of a task's choice, mean over the tasks, 0 where every task is certain of its branch. Used "
-    "branches: those that at least one task chose; the others are not in the pruned model.",
-    curves="While the assignment is learned, the training loss is that of all branches, weighted by what was drawn; "
-    "stages before and after have other weights, so compare shapes, not heights. Where the entropy no longer falls the "
-    "groups are settled, or cannot be.",
-    data_map=_DATA_MAP,
+    quality="Entropy: that of the tasks' choices, 0 where every task is certain of its branch. Partition coefficient: "
+    "1 where every task is, one over the number of branches where none prefers any. Branches used: those that a task "
+    "chose; the others are not in the pruned model. Least sure choice: the lowest probability of a task's own branch.",
+    curves="While the assignment is learned (stage dmtg), the training loss is that of all branches, weighted by what "
+    "was drawn; a warm start before and fine-tuning after have one network's, so compare shapes, not heights. Groups "
+    "are settled where no task changes its likeliest branch any more and the entropy has fallen.",
+    data_map=_DATA_MAP + " Here the network of a task is the branch that was its likeliest at the time.",
 )

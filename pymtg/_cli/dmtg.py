@@ -1,0 +1,224 @@
+"""``pymtg dmtg``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pymtg._cli import options as opt
+from pymtg._cli.errors import CommandError, require
+
+if TYPE_CHECKING:
+    from pymtg._cli.dmtg_record import DMTGRecord
+    from pymtg.nets import BranchedNet
+    from pymtg.tasks import TaskLayout
+
+__all__ = ["dmtg"]
+
+_SAMPLING = ("gumbel", "hard", "softmax", "per_sample")
+
+
+def dmtg(
+    data: opt.Data,
+    out: opt.OutDirectory,
+    targets: opt.Targets = None,
+    groups: Annotated[
+        int, typer.Option("--groups", metavar="K", min=1, help="Number of branches, at most as many groups.")
+    ] = 3,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs in which the assignment is learned.")] = 20,
+    warm_epochs: Annotated[
+        int, typer.Option("--warm-epochs", min=0, help="Epochs before, of one network from which all branches start.")
+    ] = 0,
+    finetune_epochs: Annotated[
+        int, typer.Option("--finetune-epochs", min=0, help="Epochs after, of the pruned model.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")] = 0,
+    assignment: Annotated[
+        str,
+        typer.Option(
+            "--assignment",
+            metavar="learned|diagonal|random",
+            help="Learned, or fixed for comparison: task t on branch t mod K, or groups drawn by chance.",
+        ),
+    ] = "learned",
+    sampling: Annotated[
+        str, typer.Option("--sampling", metavar="|".join(_SAMPLING), help="How the assignment is drawn in training.")
+    ] = "gumbel",
+    temperature: Annotated[
+        str,
+        typer.Option(
+            "--temperature", metavar="START[:END]", help="Of the draws: near 0 almost one branch, large almost all."
+        ),
+    ] = "2.5",
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            "--schedule",
+            metavar="constant|linear|exponential|cosine",
+            help="From START to END; exponential if there is an END.",
+        ),
+    ] = None,
+    assignment_lr: Annotated[
+        float, typer.Option("--assignment-lr", help="Learning rate of the assignment's logits.")
+    ] = 1e-2,
+    assignment_init: Annotated[
+        str,
+        typer.Option("--assignment-init", metavar="ones|diagonal|normal", help="Start of the assignment's logits."),
+    ] = "ones",
+    entropy_weight: Annotated[
+        float, typer.Option("--entropy-weight", help="Weight of the assignment's entropy in the objective.")
+    ] = 0.0,
+    trunk: Annotated[
+        str | None,
+        typer.Option(
+            "--trunk", metavar="N,N,...", help="Widths of hidden layers that all branches share; by default none."
+        ),
+    ] = None,
+    hidden: Annotated[
+        str, typer.Option("--hidden", metavar="N,N,...", help="Widths of each branch's hidden layers.")
+    ] = "128,128",
+    freeze_trunk: Annotated[
+        bool,
+        typer.Option("--freeze-trunk", help="Leave the trunk as it is while the pruned model is fine-tuned."),
+    ] = False,
+    gradient_scaling: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-scaling",
+            help="Scale gradients by 1/sqrt(K) and 1/sqrt(T) where paths join; to Adam the scale is almost all one.",
+        ),
+    ] = False,
+    keep_branches: Annotated[
+        bool, typer.Option("--keep-branches", help="Train branches on that no task can choose any more.")
+    ] = False,
+    data_map: Annotated[
+        bool, typer.Option("--data-map", help="Record the tasks' data maps on the way; writes them and their picture.")
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="FILE[:METHOD]",
+            help="metrics.json of another run on the same data, for the normalized gain over one of its methods.",
+        ),
+    ] = None,
+    lr: opt.LearningRate = 1e-3,
+    batch_size: opt.BatchSize = 32,
+    test_size: opt.TestSize = 1 / 3,
+    val_size: opt.ValSize = 0.0,
+    keep_best: Annotated[
+        bool, typer.Option("--keep-best", help="Keep each stage's best epoch on the validation set; needs --val-size.")
+    ] = False,
+    device: opt.Device = None,
+    amp: opt.Amp = None,
+    threads: opt.Threads = 1,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Learn groups and networks in one run: K branches, each task finds its own; what no task uses is cut off.
+
+    Writes metrics.json, groups.json, assignment.png, model.safetensors (the pruned model) and report.html; with
+    --data-map also data_map.safetensors and data_map.png.
+    """
+    from pymtg._cli.dmtg_record import DMTGRecord
+    from pymtg._cli.reference import load_reference
+    from pymtg._cli.run_setup import check_place, load_data
+    from pymtg.trainers import DMTGTrainer
+
+    require("matplotlib", "jinja2", extra="report")
+    settings: dict[str, Any] = {
+        "num_groups": groups,
+        "epochs": epochs,
+        "warm_epochs": warm_epochs,
+        "finetune_epochs": finetune_epochs,
+        "assignment": opt.choice("--assignment", assignment, ("learned", "diagonal", "random")),
+        "sampling": opt.choice("--sampling", sampling, _SAMPLING),
+        "assignment_lr": assignment_lr,
+        "init": opt.choice("--assignment-init", assignment_init, ("ones", "diagonal", "normal")),
+        "entropy_weight": entropy_weight,
+        "freeze_trunk": freeze_trunk,
+        "drop_branches": not keep_branches,
+        "lr": lr,
+        "batch_size": batch_size,
+        "keep_best": keep_best,
+        "num_threads": threads,
+        "seed": seed,
+    }
+    widths = opt.whole_numbers("--hidden", hidden)
+    trunk_widths = opt.whole_numbers("--trunk", trunk) if trunk is not None else ()
+    if freeze_trunk and not trunk_widths:
+        raise CommandError("--freeze-trunk needs a trunk: give its widths with --trunk")
+    tasks = load_data(data, seed, test_size, val_size, targets)
+    stored = None if reference is None else load_reference(reference, tasks.layout.names)
+    trainer = DMTGTrainer(
+        _network(tasks.num_features, trunk_widths, widths, groups, gradient_scaling),
+        tasks.layout,
+        **settings,
+        temperature=_temperature(temperature, schedule),
+        record=data_map,
+        device=device,
+        amp=opt.precision(amp),
+        progress=False if quiet else None,
+    )
+    check_place(out, device)
+    trainer.fit(tasks.train, tasks.val)
+    shown = {
+        **settings,
+        "temperature": temperature,
+        "schedule": schedule or ("exponential" if ":" in temperature else "constant"),
+        "trunk": list(trunk_widths),
+        "hidden": list(widths),
+        "gradient_scaling": gradient_scaling,
+        "test_size": test_size,
+        "val_size": val_size,
+        "amp": amp,
+        "device": str(trainer.config.torch_device),
+    }
+    record = DMTGRecord.of(trainer, tasks, data, opt.command(sys.argv), shown, stored)
+    record.save(out)
+    if not quiet:
+        _tell(record, out)
+
+
+def _network(
+    features: int, trunk: tuple[int, ...], hidden: tuple[int, ...], branches: int, gradient_scaling: bool
+) -> Callable[[TaskLayout], BranchedNet]:
+    from pymtg.nets import MLP, BranchedNet
+
+    def build(layout: TaskLayout) -> BranchedNet:
+        shared = MLP(features, trunk) if trunk else None
+        width = trunk[-1] if trunk else features
+        return BranchedNet(
+            lambda: MLP(width, hidden), branches, layout, trunk=shared, gradient_scaling=gradient_scaling
+        )
+
+    return build
+
+
+def _temperature(words: str, schedule: str | None) -> Any:
+    from pymtg.nets.temperature import SCHEDULES, Temperature
+
+    if schedule is not None:
+        opt.choice("--schedule", schedule, SCHEDULES)
+    start, colon, end = words.partition(":")
+    try:
+        first, last = float(start), float(end) if colon else None
+    except ValueError:
+        raise CommandError(f"--temperature must be a number, or two with a colon between; got {words!r}") from None
+    if last is None and schedule not in (None, "constant"):
+        raise CommandError(f"--schedule {schedule} needs a temperature to end at: --temperature {start}:END")
+    return Temperature(first, last, schedule)
+
+
+def _tell(record: DMTGRecord, out: Path) -> None:
+    from pymtg._cli.tables import print_groups, print_scores
+
+    run = record.run
+    print_scores(f"{run.data['name']}: means over {run.data['tasks']} tasks of the test set", run.scores)
+    print_groups(run.group_table, share="probability")
+    for line in record.figures():
+        typer.echo(line)
+    typer.echo(f"report: {out / 'report.html'}")
