@@ -164,6 +164,45 @@ def test_in_half_the_bytes():
     assert together.module(0).blocks[0][1].num_batches_tracked == 1
 
 
+def test_with_autocast():
+    modules = [ConvNet(2, (3, 4)) for _ in range(2)]
+    together, alone = StackedBranches(modules), SeparateBranches(copy.deepcopy(modules))
+    mlps = [MLP(4, (5, 3)) for _ in range(2)]
+    x = torch.randn(4, 2, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, expected = together(x), alone(x)
+        torch.testing.assert_close(features, expected, rtol=0.05, atol=0.05)
+        outputs = StackedBranches(mlps, fanned=True)(features)
+    assert outputs.dtype == torch.bfloat16
+    outputs.float().sum().backward()
+    assert together.layers[0].weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_empty_batch_of_images(together):
+    net = BranchedNet(lambda: ConvNet(2, (3, 4)), 2, LAYOUT, batched=together).eval()
+    assert net(torch.zeros(0, 2, 8, 8)).shape == (2, 0, LAYOUT.num_logits)
+
+
+def test_norms_that_stand_still_stay_so():
+    branch = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    branch[1].eval()
+    together = StackedBranches([copy.deepcopy(branch) for _ in range(2)])
+    together(torch.randn(5, 3))
+    assert together.module(0)[1].num_batches_tracked == 0
+
+
+def test_shapes_that_are_not_known_yet_run_one_by_one():
+    def lazy():
+        return nn.Sequential(nn.LazyLinear(5), nn.ReLU())
+
+    with pytest.raises(InvalidArgumentError, match="not known before the first call"):
+        BranchedNet(lazy, 2, LAYOUT, 5, batched=True)
+    net = BranchedNet(lazy, 2, LAYOUT, 5)
+    assert not net.batched
+    assert net(torch.zeros(3, 4)).shape == (2, 3, LAYOUT.num_logits)
+
+
 def test_dropout_draws_masks_for_every_branch():
     first = nn.Sequential(nn.Dropout(0.3), nn.Conv2d(2, 2, 1), nn.Dropout2d(0.5), nn.Flatten(), nn.Dropout(0.5))
     together = StackedBranches([copy.deepcopy(first) for _ in range(3)])

@@ -41,8 +41,8 @@ def worthwhile(modules: Sequence[nn.Module]) -> bool:
 
 
 def _small(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Linear):
-        return layer.weight.numel() <= 2**18
+    if type(layer) is nn.Linear:
+        return layer.in_features * layer.out_features <= 2**18
     if isinstance(layer, _ConvNd):
         return layer.out_channels * layer.in_channels // layer.groups <= 2**11
     return True

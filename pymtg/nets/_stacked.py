@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pymtg.nets._slicing import slice_stacks
 from pymtg.nets._stacked_layers import (
@@ -243,6 +244,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _check_alike(modules: Sequence[nn.Module]) -> None:
     first = modules[0]
+    if any(is_lazy(p) for module in modules for p in module.parameters()):
+        raise CannotStackError("their shapes are not known before the first call")
     every = [id(p) for module in modules for _, p in module.named_parameters(remove_duplicate=False)]
     every += [id(b) for module in modules for _, b in module.named_buffers(remove_duplicate=False)]
     if len(set(every)) < len(every):

@@ -40,6 +40,7 @@ class StackedLayer(nn.Module):
     def __init__(self, path: str, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.path = path
+        self.training = layers[0].training  # a branch may hold norms that stand still
         for name in layers[0]._parameters:
             each = [layer._parameters[name] for layer in layers]
             self.register_parameter(name, None if each[0] is None else self._stack(name, each))
@@ -229,7 +230,7 @@ class Reshape(nn.Module):
             return to_rows(values, self.branches)
         if self.step == "flatten rows":
             return values.flatten(2)
-        return values.flatten(1).view(len(values), self.branches, -1).transpose(0, 1)  # "flatten maps"
+        return to_rows(values.flatten(1), self.branches)  # "flatten maps"
 
     def extra_repr(self) -> str:
         """Name the step in ``repr``."""

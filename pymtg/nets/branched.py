@@ -323,7 +323,7 @@ def _columns(logits: Tensor, layout: TaskLayout, chosen: Sequence[int]) -> Tenso
     """Return ``[B, C]`` of logits ``[K, B, C]``: every task's columns from its branch."""
     branch = [k for k, count in zip(chosen, layout.num_classes, strict=True) for _ in range(count)]
     at = torch.tensor(branch, device=logits.device)
-    return logits[at, :, torch.arange(layout.num_logits, device=logits.device)].T
+    return logits.transpose(0, 1)[:, at, torch.arange(layout.num_logits, device=logits.device)]
 
 
 def _check_options(layout: Any, trunk: Any, batched: Any, gradient_scaling: bool, aggregator: Any) -> None:
