@@ -29,7 +29,7 @@ def made(generator, sampling="gumbel", tasks=T, branches=K, dtype=torch.float32,
 
 
 def noise_of(assignment, rows=None):
-    """The noise of the next draw, which is not spent: with theta 0, a sample's logarithm is its noise and a constant."""
+    """The noise of the next draw, not spent: with theta 0, a sample's logarithm is its noise and a constant."""
     twin = copy.deepcopy(assignment).double()
     twin.sampling = "per_sample" if twin.sampling == "per_sample" else "gumbel"
     with torch.no_grad():
@@ -62,7 +62,8 @@ def test_samples_against_float64(sampling, dtype, temperature, generator):
     (found,) = torch.autograd.grad((sample * upstream).sum(), assignment.theta)
     assert found.dtype == dtype
     narrow = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype, 1e-10 if exact else 1e-4)
-    torch.testing.assert_close(found.double(), wanted, rtol=narrow, atol=narrow * float(wanted.abs().max()))
+    tiny = 1e-7 if dtype == torch.float16 else 0  # below it a float16 loses digits
+    torch.testing.assert_close(found.double(), wanted, rtol=narrow, atol=narrow * float(wanted.abs().max()) + tiny)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.5, 1e12])
@@ -188,20 +189,19 @@ def test_wide_gaps(dtype, autocast, branches, generator):
         probabilities = assignment.probabilities()
     assert entropy.dtype == sample.dtype == probabilities.dtype
     assert entropy.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(
-        entropy.double(), naive_entropy(assignment.theta.detach().double()), rtol=1e-5, atol=1e-6
-    )
+    expected = naive_entropy(assignment.theta.detach().double())
+    torch.testing.assert_close(entropy.double(), expected, rtol=1e-5, atol=1e-6)
     (gradient,) = torch.autograd.grad(entropy + (sample * torch.arange(branches)).sum(), assignment.theta)
     assert torch.isfinite(gradient).all()
 
 
 def test_the_entropy_of_a_decided_assignment_is_0_and_that_of_equal_shares_the_largest():
     assignment = TaskAssignment(4, 2)
-    assert float(assignment.entropy()) == pytest.approx(2 * math.log(2))
+    assert assignment.entropy().item() == pytest.approx(2 * math.log(2))
     decided = TaskAssignment.fixed([0, 1, 1, 2], 3)
     with torch.no_grad():
         decided.theta.mul_(1e4)
-    assert float(decided.entropy()) == 0
+    assert decided.entropy().item() == 0
 
 
 @pytest.mark.parametrize("sampling", NOISY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -34,18 +35,14 @@ def test_ends_and_order(start, end, schedule):
     assert temperature.at(7) == temperature.at(1)
     steps = [temperature.at(i / 20) for i in range(21)]
     slack = 1e-12 * max(start, end)
-    pairs = zip(steps[:-1], steps[1:], strict=True)
+    pairs = list(itertools.pairwise(steps))
     assert all(a <= b + slack for a, b in pairs) if start <= end else all(a >= b - slack for a, b in pairs)
 
 
 @given(value=TEMPERATURES, progress=st.floats(0, 1))
 def test_a_constant_is_the_same_number_throughout(value, progress):
-    for temperature in (
-        Temperature(value),
-        Temperature.of(value),
-        Temperature(value, value),
-        Temperature(value, value),
-    ):
+    same = Temperature(value, value)
+    for temperature in (Temperature(value), Temperature.of(value), same, Temperature(value, value, "cosine")):
         assert temperature.at(progress) == value
     assert Temperature.of(Temperature(value, 1.0)) == Temperature(value, 1.0)
 
