@@ -154,10 +154,56 @@ def kmeans_table() -> str:
     return rows_to_markdown(header, rows) + machine(document)
 
 
+def dmtg_table() -> str:
+    """DMTG's step against the loops and against its matrix products: milliseconds and paired ratios."""
+    document = load("dmtg.json")
+    if document is None:
+        return MISSING
+    header = ["K x T x logits", "threads", "pymtg", "batched heads, loop over losses", "loop as released"]
+    header += ["against batched heads", "against the loop", "alone: pymtg", "its matrix products", "ratio"]
+    rows = []
+    for benchmark in document["benchmarks"]:
+        info = benchmark["extra_info"]
+        medians, ratios, alone = info["median_seconds"], info["speedup"], info["median_seconds_alone"]
+        batched, released = "batched heads, loop over losses", "loop as released"
+        rows.append(
+            [
+                benchmark["group"],
+                str(info["threads"]),
+                *(ms(medians[name]) for name in ("pymtg", batched, released)),
+                *(times(ratios[name]) for name in (batched, released)),
+                *(ms(alone[name]) for name in ("pymtg", "matrix products")),
+                times(info["over_matrix_products"]),
+            ]
+        )
+    return rows_to_markdown(header, rows) + machine(document)
+
+
+def branches_table() -> str:
+    """A training step of K branches together and one by one: milliseconds and paired ratios."""
+    document = load("branches.json")
+    if document is None:
+        return MISSING
+    header = ["branch, batch", "together", "one by one", "inputs channels_last", "filters too", "against the best"]
+    header += ["auto takes"]
+    rows = []
+    for benchmark in document["benchmarks"]:
+        info = benchmark["extra_info"]
+        medians = info["median_seconds"]
+        forms = ["together", "one by one", "one by one, channels_last", "one by one, all channels_last"]
+        chosen = "together" if info["chosen"] else "one by one"
+        rows.append([benchmark["group"], *(ms(medians.get(form)) for form in forms), times(info["speedup"]), chosen])
+    return rows_to_markdown(header, rows) + machine(document)
+
+
 LABELS = {
     "stg_soft": "STG, soft",
     "stg_hard": "STG, hard",
     "stg_joint": "STG, joint start",
+    "dmtg": "DMTG",
+    "dmtg_warm": "DMTG, joint start",
+    "dmtg_diagonal": "diagonal branches",
+    "dmtg_random": "random branches",
     "mtl": "MTL",
     "ensemble": "ensemble of K MTL",
     "random_groups": "random groups",
@@ -224,6 +270,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "loss-plain": loss_plain_table,
     "overhead": overhead_table,
     "kmeans": kmeans_table,
+    "dmtg": dmtg_table,
+    "branches": branches_table,
     "digits": quality_table("compare-digits"),
     "digits-differences": difference_table("compare-digits"),
     "scene": quality_table("compare-scene", "roc_auc"),

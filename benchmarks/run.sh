@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 results=benchmarks/results
-for name in loss overhead kmeans; do
+for name in loss overhead kmeans dmtg branches; do
   $bin/python -m pytest "benchmarks/bench_$name.py" -q -s -W default --timeout 3600 --benchmark-json "$results/$name.json"
   $bin/python benchmarks/_anonymous.py "$results/$name.json"
 done
