@@ -246,7 +246,7 @@ def test_compare_runs_every_method_in_every_view(few, tmp_path, capsys):
     run(*words, "--methods", "all", "--views", "all", "--max-epochs", "3", "--out", tmp_path)
     found = compared(tmp_path)
     assert set(found) == {"fixed", "best", "equal"}
-    methods = {"stg_soft", "stg_hard", "stg_joint", "mtl", "ensemble", "random_groups", "stl"}
+    methods = {"stg_soft", "stg_hard", "stg_joint", "dmtg", "dmtg_warm", "mtl", "ensemble", "random_groups", "stl"}
     for view in found.values():
         assert set(view) == methods
         for metrics in view.values():
@@ -284,6 +284,26 @@ def test_compare_runs_every_method_in_every_view(few, tmp_path, capsys):
 def test_every_option_of_compare_changes_the_scores(few, plain_comparison, tmp_path, words):
     run(*few, "--out", tmp_path, *words)
     assert compared(tmp_path) != plain_comparison
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--sampling", "softmax"],
+        ["--temperature", "0.3"],
+        ["--temperature", "2.5:0.1", "--schedule", "linear"],
+        ["--assignment-lr", "0.3"],
+    ],
+    ids=" ".join,
+)
+def test_options_of_dmtg_reach_a_comparison(few, tmp_path, words):
+    dmtg = [*few, "--methods", "dmtg,dmtg_random", "--seeds", "1", "--groups", "2", "--out", tmp_path]
+    run(*dmtg)
+    plain = compared(tmp_path)["fixed"]
+    run(*dmtg, *words)
+    found = compared(tmp_path)["fixed"]
+    assert found["dmtg"] != plain["dmtg"]
+    assert found["dmtg_random"] == plain["dmtg_random"]  # nothing is drawn
 
 
 def test_compare_repeats_itself_on_a_device_and_leads_with_the_metric(few, plain_comparison, tmp_path, capsys):
@@ -373,10 +393,10 @@ def test_version_and_help(capsys):
     run("--version")
     assert re.fullmatch(r"pymtg \d+\.\d+\S*\n", capsys.readouterr().out)
     run("--help")
-    assert {"stg", "compare", "cluster", "env"} <= set(capsys.readouterr().out.split())
+    assert {"stg", "dmtg", "compare", "cluster", "env"} <= set(capsys.readouterr().out.split())
     run()
     assert "Usage" in capsys.readouterr().out
-    for command in ("stg", "compare", "cluster", "env"):
+    for command in ("stg", "dmtg", "compare", "cluster", "env"):
         run(command, "--help")
         assert "--help" in capsys.readouterr().out
 
@@ -448,6 +468,8 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "no threads": ([*TRAIN, "--threads", "0"], "--threads"),
     "seeds": ([*COMPARE, "--seeds", "0"], "--seeds"),
     "methods": ([*COMPARE, "--methods", "stl,magic"], "'magic'"),
+    "compare temperature": ([*COMPARE, "--temperature", "0"], "--temperature"),
+    "compare sampling": ([*COMPARE, "--sampling", "dice"], "--sampling.*'dice'"),
     "views": ([*COMPARE, "--views", "wide"], "'wide'"),
     "metric": ([*COMPARE, "--metric", "luck"], "'luck'"),
     "compare out": ([*COMPARE, "--out", "{tmp}/file"], "--out.*file"),

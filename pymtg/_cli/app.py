@@ -32,7 +32,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command(short_help="Train, group the tasks, train a network per group, report.")(stg)
 app.command(short_help="Learn groups and networks in one run, report.")(dmtg)
-app.command(short_help="Compare STG with its baselines over seeds.")(compare)
+app.command(short_help="Compare STG and DMTG with their baselines over seeds.")(compare)
 app.command(short_help="Group tasks by a saved data map or Gram matrix.")(cluster)
 app.command(short_help="Show versions, backends, processor and devices.")(env)
 

@@ -30,7 +30,8 @@ def compare(
         typer.Option(
             "--methods",
             metavar="M,M,...",
-            help="Some of stg_soft, stg_hard, stg_joint, mtl, ensemble, random_groups, stl.",
+            help="Some of stg_soft, stg_hard, stg_joint, dmtg, dmtg_warm (from the joint network), mtl, ensemble, "
+            "random_groups, stl, which are all; and of dmtg_diagonal, dmtg_random (fixed assignments).",
         ),
     ] = _ALL,
     views: Annotated[
@@ -56,6 +57,10 @@ def compare(
     mode: opt.Mode = "kmeans-fuzzified",
     fuzzifier: opt.Fuzzifier = 1.07,
     snapshot_epochs: opt.SnapshotEpochs = None,
+    sampling: opt.Sampling = "gumbel",
+    temperature: opt.Temperature = "2.5",
+    schedule: opt.Schedule = None,
+    assignment_lr: opt.AssignmentLearningRate = 1e-2,
     lr: opt.LearningRate = 1e-3,
     batch_size: opt.BatchSize = 32,
     hidden: opt.Hidden = "128,128",
@@ -66,24 +71,29 @@ def compare(
     threads: opt.Threads = 1,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Compare STG with one network, an ensemble, random groups and single-task networks, over seeds.
+    """Compare STG and DMTG with one network, an ensemble, random groups and single-task networks, over seeds.
 
     Writes comparison.json and comparison.md. Without --val-size the view 'best' holds out a fifth of the training rows.
     """
     from pymtg._cli.run_setup import check_place, load_data
     from pymtg.metrics import METRICS, REGRESSION_METRICS, default_metric, metrics_of
     from pymtg.nets import mlp
-    from pymtg.trainers import METHODS, VIEWS, TrainConfig
+    from pymtg.trainers import ABLATIONS, METHODS, VIEWS, TrainConfig
     from pymtg.trainers import compare as run_comparison
 
     options: dict[str, Any] = {
-        "methods": _names("--methods", methods, METHODS),
-        "views": _names("--views", views, VIEWS),
+        "methods": METHODS if methods == _ALL else _names("--methods", methods, METHODS + ABLATIONS),
+        "views": VIEWS if views == _ALL else _names("--views", views, VIEWS),
         "num_groups": opt.group_count(groups),
         "max_epochs": max_epochs,
         "mode": opt.choice("--mode", mode, opt.MODES),
         "fuzzifier": fuzzifier,
         "snapshot_epochs": opt.whole_numbers("--snapshot-epochs", snapshot_epochs) if snapshot_epochs else None,
+        "dmtg_options": {
+            "sampling": opt.choice("--sampling", sampling, opt.SAMPLING),
+            "temperature": opt.temperature_of(temperature, schedule),
+            "assignment_lr": assignment_lr,
+        },
     }
     if metric is not None:
         opt.choice("--metric", metric, METRICS + REGRESSION_METRICS)
@@ -119,7 +129,7 @@ def compare(
 
 
 def _names(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    return known if words == _ALL else tuple(opt.choice(option, word.strip(), known) for word in words.split(","))
+    return tuple(opt.choice(option, word.strip(), known) for word in words.split(","))
 
 
 def _finish(comparison: Comparison, out: Path, metric: str, asked: dict[str, Any], quiet: bool) -> None:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["dmtg"]
 
-_SAMPLING = ("gumbel", "hard", "softmax", "per_sample")
-
 
 def dmtg(
     data: opt.Data,
@@ -45,26 +43,10 @@ def dmtg(
             help="Learned, or fixed for comparison: task t on branch t mod K, or groups drawn by chance.",
         ),
     ] = "learned",
-    sampling: Annotated[
-        str, typer.Option("--sampling", metavar="|".join(_SAMPLING), help="How the assignment is drawn in training.")
-    ] = "gumbel",
-    temperature: Annotated[
-        str,
-        typer.Option(
-            "--temperature", metavar="START[:END]", help="Of the draws: near 0 almost one branch, large almost all."
-        ),
-    ] = "2.5",
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            "--schedule",
-            metavar="constant|linear|exponential|cosine",
-            help="From START to END; exponential if there is an END.",
-        ),
-    ] = None,
-    assignment_lr: Annotated[
-        float, typer.Option("--assignment-lr", help="Learning rate of the assignment's logits.")
-    ] = 1e-2,
+    sampling: opt.Sampling = "gumbel",
+    temperature: opt.Temperature = "2.5",
+    schedule: opt.Schedule = None,
+    assignment_lr: opt.AssignmentLearningRate = 1e-2,
     assignment_init: Annotated[
         str,
         typer.Option("--assignment-init", metavar="ones|diagonal|normal", help="Start of the assignment's logits."),
@@ -135,7 +117,7 @@ def dmtg(
         "warm_epochs": warm_epochs,
         "finetune_epochs": finetune_epochs,
         "assignment": opt.choice("--assignment", assignment, ("learned", "diagonal", "random")),
-        "sampling": opt.choice("--sampling", sampling, _SAMPLING),
+        "sampling": opt.choice("--sampling", sampling, opt.SAMPLING),
         "assignment_lr": assignment_lr,
         "init": opt.choice("--assignment-init", assignment_init, ("ones", "diagonal", "normal")),
         "entropy_weight": entropy_weight,
@@ -157,7 +139,7 @@ def dmtg(
         _network(tasks.num_features, trunk_widths, widths, groups, gradient_scaling),
         tasks.layout,
         **settings,
-        temperature=_temperature(temperature, schedule),
+        temperature=opt.temperature_of(temperature, schedule),
         record=data_map,
         device=device,
         amp=opt.precision(amp),
@@ -196,21 +178,6 @@ def _network(
         )
 
     return build
-
-
-def _temperature(words: str, schedule: str | None) -> Any:
-    from pymtg.nets.temperature import SCHEDULES, Temperature
-
-    if schedule is not None:
-        opt.choice("--schedule", schedule, SCHEDULES)
-    start, colon, end = words.partition(":")
-    try:
-        first, last = float(start), float(end) if colon else None
-    except ValueError:
-        raise CommandError(f"--temperature must be a number, or two with a colon between; got {words!r}") from None
-    if last is None and schedule not in (None, "constant"):
-        raise CommandError(f"--schedule {schedule} needs a temperature to end at: --temperature {start}:END")
-    return Temperature(first, last, schedule)
 
 
 def _tell(record: DMTGRecord, out: Path) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pymtg._cli.errors import CommandError
 
+if TYPE_CHECKING:
+    from pymtg.nets.temperature import Temperature as TemperatureSchedule
+
 __all__ = [
+    "SAMPLING",
     "Amp",
+    "AssignmentLearningRate",
     "BatchSize",
     "Data",
     "Device",
@@ -25,9 +30,12 @@ __all__ = [
     "Mode",
     "OutDirectory",
     "Quiet",
+    "Sampling",
+    "Schedule",
     "SnapshotEpochs",
     "SpecialisedEpochs",
     "Targets",
+    "Temperature",
     "TestSize",
     "Threads",
     "ValSize",
@@ -35,10 +43,13 @@ __all__ = [
     "command",
     "group_count",
     "precision",
+    "temperature_of",
     "whole_numbers",
 ]
 
 MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
+SAMPLING = ("gumbel", "hard", "softmax", "per_sample")
+SCHEDULES = ("constant", "linear", "exponential", "cosine")
 
 Data = Annotated[
     str,
@@ -93,6 +104,29 @@ SpecialisedEpochs = Annotated[
         min=1,
         help="Epochs of each group's network; by default --epochs, or half of it with --init joint.",
     ),
+]
+Sampling = Annotated[
+    str,
+    typer.Option("--sampling", metavar="|".join(SAMPLING), help="How DMTG's assignment is drawn in training."),
+]
+Temperature = Annotated[
+    str,
+    typer.Option(
+        "--temperature",
+        metavar="START[:END]",
+        help="Of the assignment's draws: near 0 almost one branch alone, large almost all alike.",
+    ),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule",
+        metavar="|".join(SCHEDULES),
+        help="How the temperature goes from START to END; exponential if there is an END.",
+    ),
+]
+AssignmentLearningRate = Annotated[
+    float, typer.Option("--assignment-lr", help="Learning rate of the assignment's logits.")
 ]
 Device = Annotated[
     str | None,
@@ -158,6 +192,22 @@ def choice(option: str, word: str, known: tuple[str, ...]) -> str:
 def precision(word: str | None) -> bool | str:
     """Return what trainers take as `amp`."""
     return False if word is None else choice("--amp", word, ("bfloat16", "float16"))
+
+
+def temperature_of(words: str, schedule: str | None) -> TemperatureSchedule:
+    """Return the temperature that ``--temperature START[:END]`` and ``--schedule`` give."""
+    from pymtg.nets.temperature import Temperature as TemperatureSchedule
+
+    if schedule is not None:
+        choice("--schedule", schedule, SCHEDULES)
+    start, colon, end = words.partition(":")
+    try:
+        first, last = float(start), float(end) if colon else None
+    except ValueError:
+        raise CommandError(f"--temperature must be a number, or two with a colon between; got {words!r}") from None
+    if last is None and schedule not in (None, "constant"):
+        raise CommandError(f"--schedule {schedule} needs a temperature to end at: --temperature {start}:END")
+    return TemperatureSchedule(first, last, schedule)
 
 
 def command(words: Sequence[str]) -> str:
