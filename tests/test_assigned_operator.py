@@ -195,6 +195,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "assignment must be on the logits' device cpu; it is on meta",
     ),
     "layout": ({"layout": [10, 1]}, InvalidTypeError, "layout must be a TaskLayout; got list"),
+    "regression": (
+        {"layout": TaskLayout(["digit", "depth"], [10, 1], kinds=["classification", "regression"])},
+        InvalidArgumentError,
+        "'depth' is a regression",
+    ),
     "ignore_index": ({"ignore_index": 1.0}, InvalidTypeError, "ignore_index must be an integer; got 1.0"),
     "backend": ({"backend": "cuda"}, InvalidArgumentError, "backend must be one of .*; got 'cuda'"),
 }
