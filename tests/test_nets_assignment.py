@@ -364,7 +364,7 @@ def test_starts():
     spread = TaskAssignment(40, 30, eps=0.5).theta
     assert ((spread >= 1) & (spread < 1.5)).all()
     assert spread.std() > 0.1
-    normal = TaskAssignment(50, 40, init="normal", seed=2).theta
+    normal = TaskAssignment(50, 40, init="normal", seed=2).theta.detach()
     assert abs(float(normal.mean()) - 1) < 5 * 0.2 / math.sqrt(2000)
     assert abs(float(normal.std()) - 0.2) < 0.02
     diagonal = TaskAssignment(5, 3, init="diagonal")
