@@ -35,6 +35,7 @@ class DMTGPlan:
     eps: float = 0.0
     assignment: str | TaskAssignment = "learned"
     assignment_lr: float = 1e-2
+    assignment_warmup: float = 0.1
     temperature: Temperature = field(default_factory=lambda: Temperature(2.5))
     entropy_weight: float = 0.0
     warm_epochs: int = 0
@@ -55,6 +56,9 @@ class DMTGPlan:
         check_int("warm_epochs", plan.warm_epochs, 0)
         check_int("finetune_epochs", plan.finetune_epochs, 0)
         _check_number("assignment_lr", plan.assignment_lr, above_zero=True)
+        _check_number("assignment_warmup", plan.assignment_warmup)
+        if plan.assignment_warmup >= 1:
+            raise InvalidArgumentError(f"assignment_warmup must be a share below 1; got {plan.assignment_warmup}")
         _check_number("entropy_weight", plan.entropy_weight)
         _check_number("eps", plan.eps)
         for name in ("freeze_trunk", "drop_branches", "record"):
@@ -97,6 +101,7 @@ class DMTGPlan:
             "init": self.init,
             "eps": self.eps,
             "assignment_lr": self.assignment_lr,
+            "assignment_warmup": self.assignment_warmup,
             "temperature": str(self.temperature),
             "entropy_weight": self.entropy_weight,
             "warm_epochs": self.warm_epochs,

@@ -117,6 +117,7 @@ class DMTGRun(Run):
         assignment = self.network.assignment
         with autocast(self.config):
             outputs = self.network(inputs)
+        self._rest_or_learn()
         shares = assignment.sample(self._temperature(), rows=len(ids))
         total = self.loss(outputs, targets, shares)
         if self.plan.entropy_weight:
@@ -134,6 +135,12 @@ class DMTGRun(Run):
         self.job.trace.add(self.network.assignment, self.branches, self._temperature())
         if self.plan.drop_branches and epoch < self.job.epochs:
             self._drop(epoch)
+
+    def _rest_or_learn(self) -> None:
+        """Hold theta still while the branches are only starting to tell the tasks apart."""
+        if len(self.optimizers) > 1:
+            resting = self.step < self.plan.assignment_warmup * self.steps
+            self.optimizers[1].param_groups[0]["lr"] = 0.0 if resting else self.plan.assignment_lr
 
     def _temperature(self) -> float:
         return self.job.plan.temperature.at(self.step / self.steps)

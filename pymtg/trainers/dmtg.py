@@ -67,6 +67,9 @@ class DMTGTrainer:
         As in :class:`pymtg.nets.TaskAssignment`.
     assignment_lr
         Learning rate of the Adam that trains theta.
+    assignment_warmup
+        Share of the grouped training's steps, from 0 up to 1, in which theta rests: a choice made before the branches
+        have learnt anything tends to stay (ours).
     temperature
         A number, or a :class:`pymtg.nets.Temperature` that moves over the steps of the grouped training.
     entropy_weight
@@ -138,6 +141,7 @@ class DMTGTrainer:
         init: str = "ones",
         eps: float = 0.0,
         assignment_lr: float = 1e-2,
+        assignment_warmup: float = 0.1,
         temperature: float | Temperature = 2.5,
         entropy_weight: float = 0.0,
         warm_epochs: int = 0,
@@ -171,6 +175,7 @@ class DMTGTrainer:
             init=init,
             eps=eps,
             assignment_lr=assignment_lr,
+            assignment_warmup=assignment_warmup,
             temperature=temperature,
             entropy_weight=entropy_weight,
             warm_epochs=warm_epochs,
