@@ -32,7 +32,8 @@ class BranchedNet(nn.Module):
     ----------
     branch
         A module, deep-copied K times with its weights (as the released code does); or a factory ``() -> module`` that
-        is called K times; or a sequence of K modules, used as they are. From ``[B, ...]`` to ``[B, features]``.
+        is called K times; or a sequence of K modules, used as they are (copied where they run
+        together). From ``[B, ...]`` to ``[B, features]``.
     num_branches
         K.
     layout
