@@ -293,6 +293,7 @@ def test_every_option_of_compare_changes_the_scores(few, plain_comparison, tmp_p
         ["--temperature", "0.3"],
         ["--temperature", "2.5:0.1", "--schedule", "linear"],
         ["--assignment-lr", "0.3"],
+        ["--assignment-warmup", "0.6"],
     ],
     ids=" ".join,
 )

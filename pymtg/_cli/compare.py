@@ -61,6 +61,7 @@ def compare(
     temperature: opt.Temperature = "2.5",
     schedule: opt.Schedule = None,
     assignment_lr: opt.AssignmentLearningRate = 1e-2,
+    assignment_warmup: opt.AssignmentWarmup = 0.1,
     lr: opt.LearningRate = 1e-3,
     batch_size: opt.BatchSize = 32,
     hidden: opt.Hidden = "128,128",
@@ -93,6 +94,7 @@ def compare(
             "sampling": opt.choice("--sampling", sampling, opt.SAMPLING),
             "temperature": opt.temperature_of(temperature, schedule),
             "assignment_lr": assignment_lr,
+            "assignment_warmup": assignment_warmup,
         },
     }
     if metric is not None:

@@ -47,6 +47,7 @@ def dmtg(
     temperature: opt.Temperature = "2.5",
     schedule: opt.Schedule = None,
     assignment_lr: opt.AssignmentLearningRate = 1e-2,
+    assignment_warmup: opt.AssignmentWarmup = 0.1,
     assignment_init: Annotated[
         str,
         typer.Option("--assignment-init", metavar="ones|diagonal|normal", help="Start of the assignment's logits."),
@@ -119,6 +120,7 @@ def dmtg(
         "assignment": opt.choice("--assignment", assignment, ("learned", "diagonal", "random")),
         "sampling": opt.choice("--sampling", sampling, opt.SAMPLING),
         "assignment_lr": assignment_lr,
+        "assignment_warmup": assignment_warmup,
         "init": opt.choice("--assignment-init", assignment_init, ("ones", "diagonal", "normal")),
         "entropy_weight": entropy_weight,
         "freeze_trunk": freeze_trunk,

@@ -18,6 +18,7 @@ __all__ = [
     "SAMPLING",
     "Amp",
     "AssignmentLearningRate",
+    "AssignmentWarmup",
     "BatchSize",
     "Data",
     "Device",
@@ -127,6 +128,10 @@ Schedule = Annotated[
 ]
 AssignmentLearningRate = Annotated[
     float, typer.Option("--assignment-lr", help="Learning rate of the assignment's logits.")
+]
+AssignmentWarmup = Annotated[
+    float,
+    typer.Option("--assignment-warmup", help="Share of the steps, from the first, in which the assignment rests."),
 ]
 Device = Annotated[
     str | None,

@@ -126,8 +126,9 @@ def _draw_areas(axes: Any, shares: Floats) -> None:
     epochs = np.arange(len(shares))
     for k in range(shares.shape[1]):
         axes.fill_between(epochs, edges[:, k], edges[:, k + 1], color=group_colour(k), alpha=0.85, linewidth=0)
+    line = min(0.8, 6 / shares.shape[1])  # many thin areas must not vanish between their borders
     for k in range(1, shares.shape[1]):
-        axes.plot(epochs, edges[:, k], color="white", linewidth=0.8)
+        axes.plot(epochs, edges[:, k], color="white", linewidth=line)
     axes.set_xlim(0, epochs[-1])
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.5, 1], ["0", "½", "1"])
