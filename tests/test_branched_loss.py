@@ -306,6 +306,7 @@ class Step(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it where a graph breaks
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("sampling", "layout"), [("gumbel", MIXED), ("per_sample", CLASSES)], ids=["gumbel", "per_sample"]
 )
