@@ -293,7 +293,6 @@ def test_every_option_of_compare_changes_the_scores(few, plain_comparison, tmp_p
         ["--temperature", "0.3"],
         ["--temperature", "2.5:0.1", "--schedule", "linear"],
         ["--assignment-lr", "0.3"],
-        ["--assignment-warmup", "0.6"],
     ],
     ids=" ".join,
 )
@@ -301,7 +300,9 @@ def test_options_of_dmtg_reach_a_comparison(few, tmp_path, words):
     dmtg = [*few, "--methods", "dmtg,dmtg_random", "--seeds", "1", "--groups", "2", "--out", tmp_path]
     run(*dmtg)
     plain = compared(tmp_path)["fixed"]
-    run(*dmtg, *words)
+    run(*dmtg, *words, "--assignment-warmup", "0.25")
+    settings = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["dmtg_options"]["assignment_warmup"] == "0.25"
     found = compared(tmp_path)["fixed"]
     assert found["dmtg"] != plain["dmtg"]
     assert found["dmtg_random"] == plain["dmtg_random"]  # nothing is drawn
