@@ -31,8 +31,16 @@ def conv_branches(count):
     return [unsettled(ConvNet(2, (3, 4))) for _ in range(count)]
 
 
+def with_random_heads(net):
+    """Draw the linear heads, which start at zero."""
+    if net.heads.linear is not None:
+        nn.init.normal_(net.heads.linear.weight)
+        nn.init.normal_(net.heads.linear.bias)
+    return net
+
+
 def net_of(branches, layout=LAYOUT, **options):
-    return BranchedNet(branches, len(branches), layout, **options).double()
+    return with_random_heads(BranchedNet(branches, len(branches), layout, **options).double())
 
 
 def weighted_sum(logits, generator=None):

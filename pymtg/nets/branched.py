@@ -43,9 +43,9 @@ class BranchedNet(nn.Module):
     trunk
         A module before the branches that all share.
     head
-        None for linear heads, which are one ``[K, D, C]`` parameter and one batched product. Or a factory
-        ``(features, num_classes) -> module``, called for every branch and task; or ``{task name: factory}`` for some
-        tasks, the others linear. Such heads may take and return dense maps.
+        None for linear heads, which are one ``[K, D, C]`` parameter and one batched product, and start at zero. Or a
+        factory ``(features, num_classes) -> module``, called for every branch and task; or ``{task name: factory}`` for
+        some tasks, the others linear. Such heads may take and return dense maps.
     batched
         Whether K copies of one architecture run together on stacked parameters: ``"auto"`` where that is known to be
         faster, True (an error where it cannot be done), or False.
@@ -119,7 +119,7 @@ class BranchedNet(nn.Module):
         Parameters
         ----------
         model
-            ``layout -> MultiHeadNet``, as :func:`pymtg.nets.mlp` returns; called K times. Linear heads start as its do.
+            ``layout -> MultiHeadNet``, as :func:`pymtg.nets.mlp` returns; called K times.
         layout
             The tasks.
         num_branches
@@ -139,11 +139,7 @@ class BranchedNet(nn.Module):
             if not isinstance(net, MultiHeadNet):
                 raise InvalidTypeError(f"model must make a MultiHeadNet; got {type(net).__name__}")
         options.setdefault("features", nets[0].head.in_features)
-        branched = cls([net.backbone for net in nets], len(nets), layout, **options)
-        if branched.heads.linear is not None:
-            for k, net in enumerate(nets):
-                branched.heads.linear.load_net(k, net)
-        return branched
+        return cls([net.backbone for net in nets], len(nets), layout, **options)
 
     @property
     def num_branches(self) -> int:

@@ -53,13 +53,25 @@ class AssignmentTrace:
     """How many tasks have another most probable branch than an epoch before."""
     dropped: dict[int, int] = field(default_factory=dict)
     """The epoch after which a branch, by its number, was dropped."""
+    start: tuple[int, ...] = ()
+    """What the branches were called when training began; their numbers here are positions among these."""
 
-    def add(self, assignment: TaskAssignment, branches: int, temperature: float) -> None:
-        """Note the state of an assignment, whose branches were `branches` once: one read from the device."""
-        shares = np.zeros((assignment.num_tasks, branches))
+    def numbers(self, assignment: TaskAssignment) -> list[int]:
+        """Return the numbers of the branches that are left."""
+        return [self.start.index(branch) for branch in assignment.branch_ids]
+
+    def shares(self, assignment: TaskAssignment) -> npt.NDArray[np.float64]:
+        """Return ``softmax(theta)`` [T, K] in the numbers that training began with, 0 for a dropped branch."""
+        found = np.zeros((assignment.num_tasks, len(self.start)))
+        left = assignment.probabilities().double()
+        found[:, self.numbers(assignment)] = (left / left.sum(1, keepdim=True)).cpu().numpy()
+        return found
+
+    def add(self, assignment: TaskAssignment, temperature: float) -> None:
+        """Note the state of an assignment: one read from the device."""
+        self.start = self.start or assignment.branch_ids
+        shares = self.shares(assignment)
         with torch.no_grad():
-            left = assignment.probabilities().double()
-            shares[:, list(assignment.branch_ids)] = (left / left.sum(1, keepdim=True)).cpu().numpy()
             self.entropies.append(float(assignment.entropy()))
         before = self.probabilities[-1].argmax(1) if self.probabilities else shares.argmax(1)
         self.moved.append(int((before != shares.argmax(1)).sum()))
@@ -88,7 +100,7 @@ class DMTGRun(Run):
 
     def __init__(self, job: DMTGJob, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
         super().__init__(job, config, train, val)
-        self.plan, self.branches = job.plan, self.network.net.num_branches
+        self.plan = job.plan
         self.step, self.steps = 0, job.epochs * -(-train.num_samples // config.batch_size)
         self.best_network: nn.Module | None = None
         device = config.torch_device
@@ -97,7 +109,7 @@ class DMTGRun(Run):
         self.column = torch.arange(job.layout.num_logits, device=device)
         self.task = torch.arange(job.layout.num_tasks, device=device)
         self.recorder = None if job.data_map is None else MultiTaskLoss(job.layout, data_map=job.data_map)
-        job.trace.add(self.network.assignment, self.branches, self._temperature())
+        job.trace.add(self.network.assignment, self._temperature())
 
     def make_loss(self) -> nn.Module:
         """Return the loss over all K x T heads."""
@@ -132,7 +144,7 @@ class DMTGRun(Run):
     def after_epoch(self, epoch: int) -> None:
         """Note the assignment; drop branches that no task can move to any more."""
         super().after_epoch(epoch)
-        self.job.trace.add(self.network.assignment, self.branches, self._temperature())
+        self.job.trace.add(self.network.assignment, self._temperature())
         if self.plan.drop_branches and epoch < self.job.epochs:
             self._drop(epoch)
 
@@ -162,8 +174,9 @@ class DMTGRun(Run):
         keep = [k for k, stays in enumerate(within) if stays]
         if len(keep) == len(within):
             return
-        for k in set(range(len(within))) - set(keep):
-            self.job.trace.dropped[net.branch_ids[k]] = epoch
+        for k, number in enumerate(self.job.trace.numbers(assignment)):
+            if not within[k]:
+                self.job.trace.dropped[number] = epoch
         net.drop_branches(keep, self.optimizers[0])
         assignment.drop(keep, self.optimizers[1])
 

@@ -28,7 +28,7 @@ from pymtg.trainers.results import StageResult
 if TYPE_CHECKING:
     from pymtg.groups import TaskGroups
 
-__all__ = ["Grouping", "network_maker", "train_dmtg"]
+__all__ = ["Grouping", "NetMaker", "network_maker", "train_dmtg"]
 
 NetFactory = Callable[[TaskLayout], nn.Module]
 
@@ -48,32 +48,53 @@ class Grouping:
     """The warm start where there was one, the grouped training, the fine-tuning where there was one."""
 
 
-def network_maker(net: Any, layout: TaskLayout, num_groups: int) -> Callable[[], BranchedNet]:
-    """Return what makes the network to train: a copy of the one given, or a new one from a factory."""
+@dataclass(frozen=True)
+class NetMaker:
+    """Makes the network to train: a copy of the one given, or a new one from a factory."""
+
+    net: Any
+    layout: TaskLayout
+    num_groups: int
+
+    def __call__(self) -> BranchedNet:
+        """Return a network that is nobody else's."""
+        made = self._made()
+        if isinstance(made, BranchedNet):
+            return made
+        waiting = [made]  # the first of the K is there already
+        return BranchedNet.from_factory(
+            lambda own: waiting.pop() if waiting else self.net(own), self.layout, self.num_groups
+        )
+
+    def single(self) -> MultiHeadNet:
+        """Return one branch, behind the trunk, with a head for every task."""
+        made = self._made()
+        return made if isinstance(made, MultiHeadNet) else _first_branch(made)
+
+    def _made(self) -> BranchedNet | MultiHeadNet:
+        if isinstance(self.net, BranchedNet):
+            return copy.deepcopy(self.net)
+        made = self.net(self.layout)
+        if not isinstance(made, (BranchedNet, MultiHeadNet)):
+            raise InvalidTypeError(f"net must make a BranchedNet or a MultiHeadNet; it made a {type(made).__name__}")
+        if made.layout != self.layout:
+            raise InvalidArgumentError("net must make a network for the layout it is called with; theirs differ")
+        return copy.deepcopy(made)  # a factory may hand out one that it keeps
+
+
+def network_maker(net: Any, layout: TaskLayout, num_groups: int) -> NetMaker:
+    """Return what makes the network to train, or raise a typed error for what is neither network nor factory."""
     if isinstance(net, BranchedNet):
         if net.layout != layout:
             raise InvalidArgumentError("net must have the layout that is given beside it; theirs differ")
-        return lambda: copy.deepcopy(net)
-    if isinstance(net, nn.Module) or not callable(net):
+    elif isinstance(net, nn.Module) or not callable(net):
         raise InvalidTypeError(
             f"net must be a BranchedNet, or a factory layout -> BranchedNet or MultiHeadNet; got {type(net).__name__}"
         )
-
-    def make() -> BranchedNet:
-        made = net(layout)
-        if isinstance(made, BranchedNet):
-            return made
-        if not isinstance(made, MultiHeadNet):
-            raise InvalidTypeError(f"net must make a BranchedNet or a MultiHeadNet; it made a {type(made).__name__}")
-        waiting = [made]  # the first of the K is there already
-        return BranchedNet.from_factory(lambda own: waiting.pop() if waiting else net(own), layout, num_groups)
-
-    return make
+    return NetMaker(net, layout, num_groups)
 
 
-def train_dmtg(
-    setting: Setting, plan: DMTGPlan, make: Callable[[], BranchedNet], *, warm: Trained | None = None
-) -> Grouping:
+def train_dmtg(setting: Setting, plan: DMTGPlan, make: NetMaker, *, warm: Trained | None = None) -> Grouping:
     """Train a branched network and its assignment, prune it, fine-tune it where asked for.
 
     `warm` is a trained network to start from; without one, `plan.warm_epochs` say whether to train it here.
@@ -108,7 +129,7 @@ def _data(setting: Setting) -> tuple[Any, Any, Any, Any]:
 def _job(
     setting: Setting,
     plan: DMTGPlan,
-    make: Callable[[], BranchedNet],
+    make: NetMaker,
     warm: Trained | None,
     trace: AssignmentTrace,
     data_map: DataMap | None,
@@ -148,11 +169,11 @@ def _data_map(setting: Setting, plan: DMTGPlan) -> DataMap | None:
     )
 
 
-def _warm_start(setting: Setting, plan: DMTGPlan, make: Callable[[], BranchedNet]) -> Trained:
+def _warm_start(setting: Setting, plan: DMTGPlan, make: NetMaker) -> Trained:
     """Train one branch, with the trunk, on all tasks: the released code's start from an MTL network."""
     job = Job(
         name="warm start",
-        build=lambda: _single(make()),
+        build=make.single,
         layout=setting.layout,
         seed=stage_seed(setting.seed, "joint"),
         epochs=plan.warm_epochs,
@@ -160,7 +181,7 @@ def _warm_start(setting: Setting, plan: DMTGPlan, make: Callable[[], BranchedNet
     return train_network(job, *_data(setting))
 
 
-def _single(net: BranchedNet) -> MultiHeadNet:
+def _first_branch(net: BranchedNet) -> MultiHeadNet:
     """Return the trunk and the first branch of a network with that branch's heads."""
     if net.heads.linear is None or net.heads.custom:
         raise InvalidArgumentError("warm_epochs must be 0 where heads are not linear; got more")
@@ -182,16 +203,19 @@ def _finetuned(setting: Setting, plan: DMTGPlan, model: GroupedNet) -> Trained:
         epochs=plan.finetune_epochs,
         plan=plan,
     )
-    return train_network(job, *_data(setting), kind=FinetuneRun)
+    trunk = list(model.trunk.parameters()) if plan.freeze_trunk and model.trunk is not None else []
+    learned = [parameter.requires_grad for parameter in trunk]
+    tuned = train_network(job, *_data(setting), kind=FinetuneRun)
+    for parameter, before in zip(trunk, learned, strict=True):
+        parameter.requires_grad_(before)
+    return tuned
 
 
 def _groups(layout: TaskLayout, network: AssignedNet, trace: AssignmentTrace, plan: DMTGPlan) -> TaskGroups:
     from pymtg.groups import TaskGroups  # brings scikit-learn along
 
-    shares = np.zeros_like(trace.probabilities[-1])
-    left = network.assignment.probabilities().double()
-    shares[:, list(network.assignment.branch_ids)] = (left / left.sum(1, keepdim=True)).cpu().numpy()
-    labels = [network.assignment.branch_ids[k] for k in network.assignment.labels().tolist()]
+    shares, numbers = trace.shares(network.assignment), trace.numbers(network.assignment)
+    labels = [numbers[k] for k in network.assignment.labels().tolist()]
     quality = {
         "entropy": float(network.assignment.entropy().detach()),
         "partition_coefficient": float((shares**2).sum(1).mean()),
