@@ -8,11 +8,12 @@ SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp)
 # Compiler warnings are errors where CI is set.
 BUILD_OPTIONS := -C cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
 
-.PHONY: help setup demo test lint check-dist bench tables clean
+.PHONY: help setup demo test test-long lint check-dist bench tables clean
 
 help:
 	@echo "make demo        train, group and compare on scikit-learn's digits; results in runs/digits"
 	@echo "make test        all tests"
+	@echo "make test-long   the same, and those that are marked slow"
 	@echo "make lint        ruff, mypy, clang-format"
 	@echo "make check-dist  build sdist and wheel, install the wheel, try it outside the repository"
 	@echo "make bench       benchmarks, results in benchmarks/results (takes long: scikit-learn is measured too)"
@@ -36,6 +37,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-long: $(INSTALLED)
+	PYMTG_TEST_LONG=1 $(BIN)/python -m pytest
 
 lint: $(INSTALLED) $(LINTERS)
 	$(BIN)/ruff check

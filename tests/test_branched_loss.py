@@ -268,6 +268,7 @@ def test_gradcheck_from_theta_and_features(sampling, layout, generator):
     assignment = TaskAssignment(layout.num_tasks, 2, sampling=sampling, init="normal", seed=4).double()
     net = BranchedNet(nn.Identity(), 2, layout, features=3, trunk=nn.Linear(2, 3)).double()
     targets, loss = random_targets(layout, generator, rows=4), BranchedLoss(layout)
+    nn.init.normal_(net.heads.linear.weight)
     names, values = zip(*net.named_parameters(), strict=True)
     inputs = torch.randn(4, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     theta = assignment.theta.detach().clone().requires_grad_()
@@ -297,6 +298,7 @@ class Step(nn.Module):
     def __init__(self, layout, sampling):
         super().__init__()
         self.net = BranchedNet(lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU()), 2, layout, features=5)
+        nn.init.normal_(self.net.heads.linear.weight)
         self.assignment = TaskAssignment(layout.num_tasks, 2, sampling=sampling)
         self.loss = BranchedLoss(layout)
 
