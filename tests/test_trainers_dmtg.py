@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import nn
 
-from pymtg import DMTGTrainer, TaskLayout
+from pymtg import DMTGTrainer, MultiTaskLoss, TaskLayout
 from pymtg.data import from_arrays
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import MLP, BranchedNet, GroupedNet, MultiHeadNet, TaskAssignment, Temperature, mlp
@@ -363,13 +363,17 @@ def test_the_map_holds_the_training_passes_probabilities(missing):
     marked = torch.cat([data.inputs, torch.arange(len(data)).float()[:, None]], dim=1)
     net = Seen(lambda: MLP(5, (8,)), 3, LAYOUT)
     fitted = fit(net, data=(marked, data.targets), assignment=TaskAssignment.fixed(labels, 3), record=True)
-    golds = [[] for _ in range(len(data))]
-    for ids, outputs in fitted.net_.seen:
+    golds, losses, loss = [[] for _ in range(len(data))], torch.zeros(4, 4), MultiTaskLoss(LAYOUT)
+    for batch, (ids, outputs) in enumerate(fitted.net_.seen):
         logits = torch.cat([outputs[k][:, LAYOUT.columns(t)] for t, k in zip(LAYOUT, labels, strict=True)], 1)
+        loss(logits, data.targets[ids])
+        losses[batch // 4] += loss.task_losses * len(ids) / len(data)
         parts = LAYOUT.probabilities(logits.double())
         for row, i in enumerate(ids.tolist()):
             gold = data.targets[i].clamp(min=0).tolist()
             golds[i].append([part[row, y].item() for part, y in zip(parts, gold, strict=True)])
+    recorded = torch.tensor([record.task_losses for record in fitted.result_.stages[0].history])
+    torch.testing.assert_close(recorded, losses)
     history = torch.tensor(golds, dtype=torch.float64)  # [M, epochs, T]
     assert history.shape == (len(data), 4, 4)
     known, found = data.targets != -100, fitted.data_map_
@@ -530,6 +534,15 @@ def test_theta_rests_for_its_share_of_the_steps():
     assert np.array_equal(history[0], history[2])
     assert not np.array_equal(history[2], history[3])
     assert not np.array_equal(*fit(assignment_warmup=0).assignment_history_[:2])
+
+
+def test_the_entropy_term_decides_and_stands_in_the_loss():
+    """Where the branches cannot learn, theta follows the entropy alone."""
+    still = {"optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.0), "assignment": leaning(0.1)}
+    one, other = (fit(**still, drop_branches=False, entropy_weight=weight).result_ for weight in (0.0, 2.0))
+    assert other.entropies[-1] < other.entropies[0] == one.entropies[0]
+    gap = other.stages[0].history[0].loss - one.stages[0].history[0].loss
+    assert 2 * other.entropies[1] - 1e-3 < gap < 2 * other.entropies[0] + 1e-3
 
 
 @pytest.mark.parametrize("stage", ["warm start", "dmtg", "fine-tuning"])

@@ -80,8 +80,9 @@ class DMTGTrainer:
     finetune_epochs, freeze_trunk
         Epochs of training after pruning, and whether a trunk stays as it is in them.
     drop_branches
-        Whether to drop a branch during training once no task can move to it any more: once every task's best theta is
-        ahead by more than Adam can still make up, ``2 * assignment_lr`` a step.
+        Whether to drop a branch during training once no task will move to it any more: once every task's best theta is
+        ahead by more than ``2 * assignment_lr`` for each step that is left, Adam moving an entry by about
+        `assignment_lr` a step. The others then share what it had of the draws.
     losses
         As in :class:`pymtg.branched_loss.BranchedLoss`.
     record
