@@ -159,7 +159,7 @@ def test_a_net_that_a_factory_keeps_is_left_as_it_is(kept):
 
 @pytest.mark.parametrize("net", [mlp(5, (8,)), branched, branched(), lambda layout: MultiHeadNet(layout, MLP(5, (8,)))])
 def test_forms_of_net(net):
-    fitted = fit(net)
+    fitted = fit(net, drop_branches=False)
     assert isinstance(fitted.net_, BranchedNet)
     assert fitted.net_.num_branches == 3
     assert fitted.assignment_history_.shape == (5, 4, 3)
@@ -235,7 +235,9 @@ def leaning(gap, branches=3, **options):
 @pytest.mark.parametrize("sampling", ["gumbel", "hard", "softmax", "per_sample"])
 def test_dropping_a_branch_changes_nothing_for_the_others(sampling, batched):
     net, given = branched(batched=batched), leaning(1e4, sampling=sampling, seed=7)
-    with_drops, without = (fit(net, assignment=given, drop_branches=drop) for drop in (True, False))
+    with_drops, without = (
+        fit(net, assignment=given, drop_branches=drop, assignment_warmup=0.5) for drop in (True, False)
+    )
     assert (with_drops.result_.dropped, without.result_.dropped) == ({2: 1}, {})
     assert (with_drops.net_.branch_ids, without.net_.branch_ids) == ((0, 1), (0, 1, 2))
     assert with_drops.assignment_.draws == without.assignment_.draws == (0 if sampling == "softmax" else 16)
@@ -493,6 +495,7 @@ def test_the_result_adds_up():
         finetune_epochs=2,
         on_epoch_end=lambda stage, record: seen.append((stage, record.epoch)),
         assignment=leaning(1e4),
+        assignment_warmup=0.5,
         temperature=Temperature(3, 1),
     )
     result = fitted.result_
