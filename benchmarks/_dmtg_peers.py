@@ -1,7 +1,7 @@
 """One step of DMTG behind fixed features, in the forms that pymtg's is measured against.
 
-Features are ``[K, B, D]``, weights ``[K, D, C]``, biases ``[K, C]``, targets ``[B, T]`` with all labels there. A call runs
-the step forward and backward and returns the total; ``gradients()`` gives what it left, in these shapes.
+Features are ``[K, B, D]``, weights ``[K, D, C]``, biases ``[K, C]``, targets ``[B, T]`` with all labels there. A call
+runs the step forward and backward and returns the total; ``gradients()`` gives what it left, in these shapes.
 """
 
 from __future__ import annotations

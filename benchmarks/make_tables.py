@@ -233,7 +233,7 @@ def quality_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], 
             row += [f"{first[method]['parameters']['mean']:,.0f}", f"{first[method]['epochs']['mean']:.0f}"]
             rows.append([*row, f"{first[method]['seconds']['mean']:.1f}"])
         seeds, groups = len(document["seeds"]), document["num_groups"]
-        shown = metric.replace("_", " ").capitalize().replace("Roc auc", "ROC AUC")
+        shown = {"roc_auc": "ROC AUC", "r2": "R²"}.get(metric, metric.replace("_", " ").capitalize())
         note = f"\n{shown}, K = {groups}, {seeds} seeds; bold is a column's highest. "
         note += "Parameters, epochs and seconds are those of the first column.\n"
         return rows_to_markdown(header, rows) + note
@@ -250,19 +250,65 @@ def difference_table(name: str, metric: str = "balanced_accuracy") -> Callable[[
             return MISSING
         methods = next(iter(document["views"].values()))["methods"]
         baselines = ["mtl", "ensemble", "random_groups", "stl"]
-        rows = []
-        for method in ("stg_soft", "stg_joint"):
-            row = [LABELS[method]]
-            for other in baselines:
-                pairs = zip(*(methods[m]["metrics"][metric]["values"] for m in (method, other)), strict=True)
-                differences = [a - b for a, b in pairs]
-                error = statistics.stdev(differences) / len(differences) ** 0.5
-                mean = statistics.mean(differences)
-                row.append(f"{mean:+.4f} ± {error:.4f} ({mean / error:+.1f})")
-            rows.append(row)
+        grouped = [m for m in ("stg_soft", "stg_joint", "dmtg", "dmtg_warm") if m in methods]
+        rows = [[LABELS[m], *(difference(methods, m, other, metric) for other in baselines)] for m in grouped]
         return rows_to_markdown(["less", *(LABELS[other] for other in baselines)], rows)
 
     return build
+
+
+def difference(methods: dict[str, Any], method: str, other: str, metric: str) -> str:
+    """The paired difference of two methods over the seeds: mean, standard error, and their ratio."""
+    pairs = zip(*(methods[m]["metrics"][metric]["values"] for m in (method, other)), strict=True)
+    differences = [a - b for a, b in pairs]
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    mean = statistics.mean(differences)
+    return f"{mean:+.4f} ± {error:.4f} ({mean / error:+.1f})"
+
+
+SETS = {
+    "digits": "balanced_accuracy",
+    "yeast": "roc_auc",
+    "scene": "roc_auc",
+    "bibtex": "average_precision",
+    "wq": "r2",
+}
+
+
+def dmtg_gains_table() -> str:
+    """DMTG less MTL, random branches and STG on every set, in the views of best epochs and of equal totals."""
+    header = [
+        "set",
+        "view",
+        "DMTG less MTL",
+        "joint start less MTL",
+        "DMTG less random branches",
+        "DMTG less STG, soft",
+    ]
+    rows = []
+    for name, metric in SETS.items():
+        document = load(f"compare-{name}/comparison.json")
+        if document is None:
+            return MISSING
+        for view in document["views"].values():
+            methods = view["methods"]
+            pairs = [("dmtg", "mtl"), ("dmtg_warm", "mtl"), ("dmtg", "dmtg_random"), ("dmtg", "stg_soft")]
+            rows.append([name, view["title"], *(difference(methods, a, b, metric) for a, b in pairs)])
+    return rows_to_markdown(header, rows)
+
+
+def planted_table() -> str:
+    """How often planted groups are found, by the width of a branch."""
+    document = load("planted.json")
+    if document is None:
+        return MISSING
+    rows = []
+    for width, runs in document["widths"].items():
+        indices = [run["rand_index"] for run in runs]
+        used = statistics.mean(run["branches_used"] for run in runs)
+        exact = f"{sum(index == 1 for index in indices)} of {len(indices)}"
+        rows.append([width, exact, f"{statistics.mean(indices):.2f}", f"{used:.1f}"])
+    return rows_to_markdown(["units of a branch", "found exactly", "mean adjusted Rand index", "branches used"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -272,10 +318,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "kmeans": kmeans_table,
     "dmtg": dmtg_table,
     "branches": branches_table,
-    "digits": quality_table("compare-digits"),
+    "planted": planted_table,
     "digits-differences": difference_table("compare-digits"),
-    "scene": quality_table("compare-scene", "roc_auc"),
-    "yeast": quality_table("compare-yeast", "roc_auc"),
+    "dmtg-gains": dmtg_gains_table,
+    **{name: quality_table(f"compare-{name}", metric) for name, metric in SETS.items()},
 }
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # All benchmarks, on a machine that does nothing else; results go to benchmarks/results, `make tables` shows them.
-# With MULAN set to a folder that holds scene and yeast in Mulan's form, the comparisons run on those too.
+# With MULAN set to a folder that holds wq, scene, yeast and bibtex in Mulan's form, the comparisons run on those too.
 set -eu
 cd "$(dirname "$0")/.."
 bin=.venv/bin
@@ -9,10 +9,19 @@ for name in loss overhead kmeans dmtg branches; do
   $bin/python -m pytest "benchmarks/bench_$name.py" -q -s -W default --timeout 3600 --benchmark-json "$results/$name.json"
   $bin/python benchmarks/_anonymous.py "$results/$name.json"
 done
-$bin/pymtg compare --data digits --seeds 5 --out "$results/compare-digits"
+$bin/python benchmarks/planted_groups.py
+methods=stg_soft,stg_hard,stg_joint,dmtg,dmtg_warm,dmtg_diagonal,dmtg_random,mtl,ensemble,random_groups,stl
+compare() {
+  name=$1
+  shift
+  $bin/pymtg compare --seeds 5 --methods $methods --quiet --out "$results/compare-$name" "$@"
+}
+compare digits --data digits
 if [ -n "${MULAN:-}" ]; then
-  $bin/pymtg compare --data "mulan:$MULAN/scene" --groups 2 --metric roc_auc --seeds 3 --out "$results/compare-scene"
-  $bin/pymtg compare --data "mulan:$MULAN/yeast" --groups 3 --metric roc_auc --seeds 3 --out "$results/compare-yeast"
+  compare wq --data "mulan:$MULAN/wq" --targets 14 --groups 3 --max-epochs 60
+  compare scene --data "mulan:$MULAN/scene" --groups 2 --metric roc_auc --max-epochs 40
+  compare yeast --data "mulan:$MULAN/yeast" --groups 3 --metric roc_auc --max-epochs 40
+  compare bibtex --data "mulan:$MULAN/bibtex" --groups 5 --metric average_precision --batch-size 128 --max-epochs 30
 fi
 $bin/python benchmarks/_anonymous.py "$results"/compare-*/comparison.json
 $bin/python benchmarks/make_tables.py

@@ -429,3 +429,40 @@ def test_bad_labels(labels):
 
 def test_repr():
     assert repr(TaskAssignment(4, 2)) == "TaskAssignment(4 tasks, 2 branches, sampling='gumbel')"
+
+
+@pytest.mark.parametrize(("tasks", "branches"), [(1, 1), (1, 4), (9, 3), (40, 7), (2, 5)])
+def test_imbalance_is_the_divergence_from_equal_shares(tasks, branches, generator):
+    assignment = TaskAssignment(tasks, branches).double()
+    with torch.no_grad():
+        assignment.theta.copy_(3 * torch.randn(tasks, branches, generator=generator, dtype=torch.float64))
+    q = assignment.theta.softmax(1).mean(0)
+    torch.testing.assert_close(assignment.imbalance(), (q * (q * branches).log()).sum())
+    theta = assignment.theta.detach().clone().requires_grad_()
+
+    def of(values):
+        return torch.func.functional_call(Imbalance(assignment), {"it.theta": values}, ())
+
+    assert torch.autograd.gradcheck(of, (theta,))
+
+
+class Imbalance(torch.nn.Module):
+    def __init__(self, it):
+        super().__init__()
+        self.it = it
+
+    def forward(self):
+        return self.it.imbalance()
+
+
+def test_imbalance_at_its_ends():
+    even = TaskAssignment.fixed([0, 1, 2, 0, 1, 2], 3)
+    lone = TaskAssignment(5, 3)
+    with torch.no_grad():
+        even.theta.mul_(1e4)
+        lone.theta[:, 1] += 1e4
+    assert even.imbalance().item() == pytest.approx(0, abs=1e-6)
+    value = lone.imbalance()
+    assert value.item() == pytest.approx(math.log(3))
+    value.backward()
+    assert lone.theta.grad.isfinite().all()

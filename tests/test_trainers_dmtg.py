@@ -84,7 +84,7 @@ def rand_index(seed):
     def net(layout):
         return BranchedNet(lambda: nn.Linear(24, 1), 3, layout, 1)
 
-    fitted = DMTGTrainer(net, layout, lr=3e-3, seed=seed, num_threads=1, device="cpu", progress=False).fit(data)
+    fitted = DMTGTrainer(net, layout, seed=seed, num_threads=1, device="cpu", progress=False).fit(data)
     return adjusted_rand_score(truth, fitted.groups_.labels), fitted
 
 

@@ -55,6 +55,12 @@ def dmtg(
     entropy_weight: Annotated[
         float, typer.Option("--entropy-weight", help="Weight of the assignment's entropy in the objective.")
     ] = 0.0,
+    balance_weight: Annotated[
+        float,
+        typer.Option(
+            "--balance-weight", help="How much the branches are held to equal shares of the tasks; 0 for not."
+        ),
+    ] = 0.1,
     trunk: Annotated[
         str | None,
         typer.Option(
@@ -123,6 +129,7 @@ def dmtg(
         "assignment_warmup": assignment_warmup,
         "init": opt.choice("--assignment-init", assignment_init, ("ones", "diagonal", "normal")),
         "entropy_weight": entropy_weight,
+        "balance_weight": balance_weight,
         "freeze_trunk": freeze_trunk,
         "drop_branches": not keep_branches,
         "lr": lr,

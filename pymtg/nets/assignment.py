@@ -187,6 +187,15 @@ class TaskAssignment(nn.Module):
         log_q = others - theta.logsumexp(-1, keepdim=True)
         return -(log_p.exp() * log_p + log_q.exp() * log_q).sum(-1).mean()
 
+    def imbalance(self) -> Tensor:
+        """Return how unevenly the branches are asked for: ``sum_k q_k ln(K q_k)``, q the mean of the probabilities.
+
+        The divergence of q from equal shares, differentiable, 0 to ln K (ours; as in load balancing of experts).
+        """
+        theta = self.theta if self.theta.dtype == torch.float64 else self.theta.float()
+        log_q = theta.log_softmax(-1).logsumexp(0) - math.log(self.num_tasks)
+        return (log_q.exp() * log_q).sum() + math.log(self.num_branches)
+
     def drop(self, keep: Sequence[int] | Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Keep the branches at these positions only; the draws of those that stay do not change.
 

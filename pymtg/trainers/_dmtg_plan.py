@@ -38,6 +38,7 @@ class DMTGPlan:
     assignment_warmup: float = 0.1
     temperature: Temperature = field(default_factory=lambda: Temperature(2.5))
     entropy_weight: float = 0.0
+    balance_weight: float = 0.1
     warm_epochs: int = 0
     finetune_epochs: int = 0
     freeze_trunk: bool = False
@@ -60,6 +61,7 @@ class DMTGPlan:
         if plan.assignment_warmup >= 1:
             raise InvalidArgumentError(f"assignment_warmup must be a share below 1; got {plan.assignment_warmup}")
         _check_number("entropy_weight", plan.entropy_weight)
+        _check_number("balance_weight", plan.balance_weight)
         _check_number("eps", plan.eps)
         for name in ("freeze_trunk", "drop_branches", "record"):
             if not isinstance(getattr(plan, name), bool):
@@ -104,6 +106,7 @@ class DMTGPlan:
             "assignment_warmup": self.assignment_warmup,
             "temperature": str(self.temperature),
             "entropy_weight": self.entropy_weight,
+            "balance_weight": self.balance_weight,
             "warm_epochs": self.warm_epochs,
             "finetune_epochs": self.finetune_epochs,
             "freeze_trunk": self.freeze_trunk,

@@ -93,7 +93,7 @@ class DMTGJob(Job):
 
 
 class DMTGRun(Run):
-    """Trains an :class:`AssignedNet` on ``sum_tk Z_tk loss_tk + entropy_weight * H`` (algorithms.md, section 6)."""
+    """Trains an :class:`AssignedNet` on the sum of ``Z_tk loss_tk`` and the weighted terms of the assignment."""
 
     job: DMTGJob
     network: AssignedNet
@@ -134,6 +134,8 @@ class DMTGRun(Run):
         total = self.loss(outputs, targets, shares)
         if self.plan.entropy_weight:
             total = total + self.plan.entropy_weight * assignment.entropy()
+        if self.plan.balance_weight and assignment.theta.requires_grad:
+            total = total + self.plan.balance_weight * assignment.num_tasks * assignment.imbalance()
         labels = assignment.labels()
         if self.recorder is not None:
             self._record(self.recorder, outputs, labels, targets, ids)

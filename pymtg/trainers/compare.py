@@ -80,8 +80,8 @@ def compare(
         As in :class:`pymtg.STGTrainer`.
     dmtg_options
         Of :class:`pymtg.DMTGTrainer`, by name, where they are not the default: `sampling`, `init`, `eps`,
-        `assignment_lr`, `assignment_warmup`, `temperature`, `entropy_weight`, `drop_branches`. Methods and views decide
-        on the rest.
+        `assignment_lr`, `assignment_warmup`, `temperature`, `entropy_weight`, `balance_weight`, `drop_branches`.
+        Methods and views decide on the rest.
     max_epochs
         For the view ``"best"``; at least `config.epochs`.
     config
@@ -255,6 +255,7 @@ def _checked_dmtg(options: Mapping[str, Any] | None) -> dict[str, Any]:
         "assignment_warmup",
         "temperature",
         "entropy_weight",
+        "balance_weight",
         "drop_branches",
     )
     for name in options or {}:

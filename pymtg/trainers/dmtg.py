@@ -74,6 +74,9 @@ class DMTGTrainer:
         A number, or a :class:`pymtg.nets.Temperature` that moves over the steps of the grouped training.
     entropy_weight
         lambda of the entropy term; 0 leaves it out, as in most of the released configurations.
+    balance_weight
+        Weight, times T, of the divergence of the branches' mean probability over the tasks from equal shares (ours).
+        Without it two groups may settle on one branch while another stands empty; 0 leaves it out.
     warm_epochs
         Train one branch on all tasks for so many epochs first and start every branch from it (the released code's
         start from an MTL network).
@@ -145,6 +148,7 @@ class DMTGTrainer:
         assignment_warmup: float = 0.1,
         temperature: float | Temperature = 2.5,
         entropy_weight: float = 0.0,
+        balance_weight: float = 0.1,
         warm_epochs: int = 0,
         finetune_epochs: int = 0,
         freeze_trunk: bool = False,
@@ -179,6 +183,7 @@ class DMTGTrainer:
             assignment_warmup=assignment_warmup,
             temperature=temperature,
             entropy_weight=entropy_weight,
+            balance_weight=balance_weight,
             warm_epochs=warm_epochs,
             finetune_epochs=finetune_epochs,
             freeze_trunk=freeze_trunk,
