@@ -311,6 +311,24 @@ def planted_table() -> str:
     return rows_to_markdown(["units of a branch", "found exactly", "mean adjusted Rand index", "branches used"], rows)
 
 
+def options_table() -> str:
+    """Test scores of DMTG with one option changed at a time: mean over seeds with its standard error."""
+    document = load("dmtg-options.json")
+    if document is None:
+        return MISSING
+    sets = document["sets"]
+    rows = []
+    for variant in next(iter(sets.values())):
+        cells = []
+        for runs in sets.values():
+            scores = [run["score"] for run in runs[variant]]
+            cells.append(f"{statistics.mean(scores):.4f} ± {statistics.stdev(scores) / len(scores) ** 0.5:.4f}")
+        rows.append([variant, *cells])
+    names = {"balanced_accuracy": "balanced accuracy", "roc_auc": "ROC AUC", "r2": "R²"}
+    header = ["changed", *(f"{name}, {names[document['settings']['metrics'][name]]}" for name in sets)]
+    return rows_to_markdown(header, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "loss": loss_table,
     "loss-plain": loss_plain_table,
@@ -319,6 +337,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dmtg": dmtg_table,
     "branches": branches_table,
     "planted": planted_table,
+    "dmtg-options": options_table,
     "digits-differences": difference_table("compare-digits"),
     "dmtg-gains": dmtg_gains_table,
     **{name: quality_table(f"compare-{name}", metric) for name, metric in SETS.items()},

@@ -18,6 +18,7 @@ compare() {
 }
 compare digits --data digits
 if [ -n "${MULAN:-}" ]; then
+  $bin/python benchmarks/dmtg_options.py "$MULAN"
   compare wq --data "mulan:$MULAN/wq" --targets 14 --groups 3 --max-epochs 60
   compare scene --data "mulan:$MULAN/scene" --groups 2 --metric roc_auc --max-epochs 40
   compare yeast --data "mulan:$MULAN/yeast" --groups 3 --metric roc_auc --max-epochs 40
