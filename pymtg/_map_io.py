@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor
 from pymtg import _words
 from pymtg._files import replacing
 from pymtg._reference import MapState
+from pymtg._snapshot import Snapshot
+from pymtg._snapshot_stores import KINDS
 from pymtg.errors import FileFormatError, InvalidArgumentError, PymtgError
 from pymtg.tasks import TaskLayout
 
 FORMAT = "pymtg.data_map"
 VERSION = "1"
+VERSION_ELSEWHERE = "2"  # of a map whose snapshots are not in memory: it says where, and may hold a Gram matrix
 _SNAPSHOT = re.compile(r"snapshot\.(-?\d+)\.(words|counts)")
 
 
@@ -29,7 +33,8 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-    metadata = {"format": FORMAT, "version": VERSION, "map": json.dumps(plain)}
+    version = VERSION_ELSEWHERE if "snapshots" in plain else VERSION
+    metadata = {"format": FORMAT, "version": version, "map": json.dumps(plain)}
     with replacing(path) as temporary:
         try:
             safetensors.torch.save_file(tensors, temporary, metadata)
@@ -53,8 +58,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileFormatError(f"{os.fspath(path)} is truncated or no safetensors file: {error}") from error
     try:
         plain = json.loads(metadata["map"])
-        if not isinstance(plain, dict) or set(plain) != {"layout", "ddof"}:
-            raise InvalidArgumentError("its metadata must hold layout and ddof, and nothing else")
+        keys = ["layout", "ddof"] + ["snapshots"] * (metadata["version"] == VERSION_ELSEWHERE)
+        if not isinstance(plain, dict) or set(plain) != set(keys):
+            raise InvalidArgumentError(f"its metadata must hold {' and '.join(keys)}, and nothing else")
+        if plain.get("snapshots", "memory") not in KINDS:
+            raise InvalidArgumentError(f"its snapshots must be one of {', '.join(KINDS)}; got {plain['snapshots']!r}")
         state |= plain
         layout = TaskLayout.from_dict(state["layout"])
         _check_consistent(state, layout)
@@ -69,9 +77,10 @@ def _check_header(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> 
             f"{os.fspath(path)} is no data map: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
     version = metadata.get("version")
-    if version != VERSION:
+    if version not in (VERSION, VERSION_ELSEWHERE):
         raise FileFormatError(
-            f"{os.fspath(path)} is a data map of version {version!r}; this pymtg reads version {VERSION!r}"
+            f"{os.fspath(path)} is a data map of version {version!r}; "
+            f"this pymtg reads versions {VERSION!r} and {VERSION_ELSEWHERE!r}"
         )
 
 
@@ -88,19 +97,23 @@ def _check_consistent(state: Mapping[str, Any], layout: TaskLayout) -> None:
     )
     if samples < 1 or tasks != layout.num_tasks or state["ddof"] not in (0, 1):
         raise InvalidArgumentError(f"words {list(words.shape)} and ddof {state['ddof']!r} do not fit its layout")
-    for epoch, words_then, counts_then in [
-        (None, words, counts),
-        *checked_state(state, expected, layout, state["ddof"]),
-    ]:
+    snapshots, gram = checked_state(state, expected, layout, state["ddof"])
+    for epoch, words_then, counts_then in [(None, words, counts), *snapshots]:
         where = "its state" if epoch is None else f"its snapshot of epoch {epoch}"
-        if bool((counts_then < 0).any()) or float(torch.stack(_words.unpack_values(words_then)).max()) > 1:
-            raise InvalidArgumentError(f"{where} holds negative counts, or means or deviations above 1")
+        for part in Snapshot(0, words_then, counts_then, 0).parts():
+            if bool((part.counts < 0).any()) or max(float(v.max()) for v in _words.unpack_values(part.words)) > 1:
+                raise InvalidArgumentError(f"{where} holds negative counts, or means or deviations above 1")
+    if gram is not None and not bool(torch.isfinite(gram[1]).all()):
+        raise InvalidArgumentError("its Gram matrix holds NaN or infinity")
 
 
 def checked_state(
     state: Mapping[str, Any], expected: MapState, layout: TaskLayout, ddof: int
-) -> list[tuple[int, Tensor, Tensor]]:
-    """Raise unless `state` fits a map with these tensors; return its snapshots (epoch, words, counts) in order."""
+) -> tuple[list[tuple[int, Tensor, Tensor]], tuple[list[int], Tensor] | None]:
+    """Raise unless `state` fits a map with these tensors.
+
+    Returns its snapshots (epoch, words, counts) in order, and the epochs and the Gram matrix of those that it forgot.
+    """
     needed = {*MapState._fields, "layout", "ddof"}
     absent = sorted(needed - set(state))
     if absent:
@@ -120,7 +133,25 @@ def checked_state(
     for epoch, parts in found.items():
         if len(parts) != 2:
             raise InvalidArgumentError(f"state must hold words and counts of each snapshot; epoch {epoch} lacks one")
-    return [(epoch, found[epoch]["words"], found[epoch]["counts"]) for epoch in sorted(found)]
+    gram = _checked_gram(state, layout.num_tasks)
+    if found and gram is not None:
+        raise InvalidArgumentError("state must hold snapshots or their Gram matrix, not both")
+    return [(epoch, found[epoch]["words"], found[epoch]["counts"]) for epoch in sorted(found)], gram
+
+
+def _checked_gram(state: Mapping[str, Any], num_tasks: int) -> tuple[list[int], Tensor] | None:
+    if "gram" not in state and "gram.epochs" not in state:
+        return None
+    if "gram" not in state or "gram.epochs" not in state:
+        raise InvalidArgumentError("state must hold both gram and gram.epochs; it lacks one")
+    _check_tensor(state["gram"], "gram", torch.empty((num_tasks, num_tasks), dtype=torch.float64, device="meta"))
+    given = state["gram.epochs"]
+    count = given.numel() if isinstance(given, Tensor) else 1
+    _check_tensor(given, "gram.epochs", torch.empty(max(count, 1), dtype=torch.int64, device="meta"))
+    epochs: list[int] = given.tolist()
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
+        raise InvalidArgumentError(f"state['gram.epochs'] must rise; got {epochs}")
+    return epochs, state["gram"]
 
 
 def _check_tensor(value: Any, name: str, like: Tensor) -> None:

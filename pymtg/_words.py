@@ -24,7 +24,9 @@ _SHIFT, _SHIFT_BITS = 2.0**-7, (127 - 7) << 23
 
 def unpack_values(words: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (ddof 0), float32 ``[..., T]``, of packed words, int32 ``[..., 2, T]``."""
-    values = ((words & VALUE_MASK) | _SHIFT_BITS).view(torch.float32) - _SHIFT
+    bits = words & VALUE_MASK
+    bits |= _SHIFT_BITS
+    values = bits.view(torch.float32).sub_(_SHIFT)
     return values[..., 0, :], values[..., 1, :]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,8 @@ from pymtg import _map_io, _words
 from pymtg._backend import backend_named, choose_backend
 from pymtg._checks import check_sample_ids
 from pymtg._reference import MapState, check_ids
+from pymtg._snapshot import Snapshot
+from pymtg._snapshot_stores import SnapshotStore, gram_of, new_store
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
 from pymtg.tasks import TaskLayout
 
@@ -21,56 +22,6 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["DataMap", "Snapshot"]
-
-# Samples whose features are unpacked at once: a slab of a thousand tasks takes 16 MB.
-_SLAB = 4096
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A data map as it stood after an epoch: cumulative, from the first observation on."""
-
-    epoch: int
-    words: Tensor
-    counts: Tensor
-    ddof: int
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean gold-label probability, float32 ``[M, T]``; 0 where nothing was observed."""
-        return _words.unpack_values(self.words)[0]
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation ("variability"), float32 ``[M, T]``; 0 where less than ddof + 1 was observed."""
-        return _deviation(_words.unpack_values(self.words)[1], self.count, self.ddof)
-
-    @property
-    def count(self) -> Tensor:
-        """Number of observations, int32 ``[M, T]``."""
-        counts = self.counts.to(torch.int32, copy=True)  # not the state itself, which goes on counting
-        return counts if counts.dim() == 2 else counts[:, None].expand(-1, self.words.shape[2])
-
-    @property
-    def correctness(self) -> Tensor:
-        """Share of observations whose argmax was the gold label, float32 ``[M, T]``; 0 where nothing was observed.
-
-        Taken over the first 4,095 observations of a sample.
-        """
-        counted = self.count.clamp(1, _words.MOST_COUNTED)
-        return _words.unpack_right(self.words) / counted
-
-    def slabs(self) -> Iterator[Tensor]:
-        """Yield the features in slabs, float32 ``[rows, T]``: the means of some samples, then their deviations.
-
-        A (sample, task) without observation takes the mean over the tasks that have one: it says nothing of its task.
-        """
-        for start in range(0, self.words.shape[0], _SLAB):
-            part = Snapshot(
-                self.epoch, self.words[start : start + _SLAB], self.counts[start : start + _SLAB], self.ddof
-            )
-            for values in (part.mean, part.std):
-                yield values if self.counts.dim() == 1 else _filled(values, part.counts > 0)
 
 
 class DataMap:
@@ -94,11 +45,20 @@ class DataMap:
     missing
         Whether labels may be missing. Without, the state takes 8 bytes a (sample, task) and 4 a sample; with, 10 bytes
         a (sample, task), and counts stop at 32,767.
+    snapshots
+        Where :meth:`snapshot` puts the map as it stands. ``"memory"``: a copy, on the map's device. ``"disk"``: a copy
+        in a nameless file, memory-mapped and read piece by piece; it goes with the map, however the process ends.
+        ``"gram"``: nowhere; its features are added to the ``[T, T]`` float64 matrix of :meth:`gram`, on the CPU, and
+        forgotten: all that grouping needs, in an amount of memory that grows neither with the samples nor with the
+        snapshots.
+    directory
+        Where the file of ``snapshots="disk"`` is; by default where temporary files go.
 
     Raises
     ------
     InvalidArgumentError, InvalidTypeError
-        For a `num_samples` below 1, another `ddof`, or something else than a layout.
+        For a `num_samples` below 1, another `ddof`, another kind of `snapshots`, a `directory` that is not there, or
+        something else than a layout.
 
     Examples
     --------
@@ -117,6 +77,8 @@ class DataMap:
         device: torch.device | str = "cpu",
         ddof: int = 0,
         missing: bool = False,
+        snapshots: str = "memory",
+        directory: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(num_samples, bool) or not isinstance(num_samples, int):
             raise InvalidTypeError(f"num_samples must be an integer; got {num_samples!r}")
@@ -126,6 +88,7 @@ class DataMap:
             raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
         if ddof not in (0, 1):
             raise InvalidArgumentError(f"ddof must be 0 or 1; got {ddof!r}")
+        self._store: SnapshotStore = new_store(snapshots, directory)
         self.layout = layout
         self.ddof = int(ddof)
         shape = (num_samples, layout.num_tasks)
@@ -137,7 +100,6 @@ class DataMap:
                 else torch.zeros(num_samples, dtype=torch.int32, device=device),
                 torch.zeros(1, dtype=torch.int64, device=device),
             )
-        self._snapshots: list[Snapshot] = []
 
     # What it holds
 
@@ -196,13 +158,24 @@ class DataMap:
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """The snapshots taken, in the order of their epochs."""
-        return tuple(self._snapshots)
+        """The snapshots taken, in the order of their epochs; SnapshotsNotKeptError where the Gram matrix has them."""
+        return self._store.kept("snapshots")
+
+    @property
+    def snapshot_epochs(self) -> tuple[int, ...]:
+        """The epochs of the snapshots taken, kept or not."""
+        return self._store.epochs
+
+    @property
+    def snapshot_kind(self) -> str:
+        """Where snapshots go: ``"memory"``, ``"gram"`` or ``"disk"``."""
+        return self._store.kind
 
     def __repr__(self) -> str:
+        where = "" if self.snapshot_kind == "memory" else f" ({self.snapshot_kind})"
         return (
             f"DataMap({self.num_samples} samples, {self.num_tasks} tasks, ddof={self.ddof}, missing={self.missing}, "
-            f"device={str(self.device)!r}, snapshots={[s.epoch for s in self._snapshots]})"
+            f"device={str(self.device)!r}, snapshots={list(self.snapshot_epochs)}{where})"
         )
 
     # Recording
@@ -247,7 +220,7 @@ class DataMap:
     def merge_(self, other: DataMap) -> DataMap:
         """Add another map's observations of the same samples and tasks; exact (Chan et al. 1983). Returns this map.
 
-        Snapshots are left as they are.
+        Snapshots are left as they are, those in a Gram matrix too.
 
         Raises
         ------
@@ -276,25 +249,37 @@ class DataMap:
         """Forget every observation, the snapshots and the number of rejected rows."""
         for tensor in self.state:
             tensor.zero_()
-        self._snapshots.clear()
+        self._store = self._store.empty()
+
+    def to(self, device: torch.device | str) -> DataMap:
+        """Move the state, and snapshots kept in memory, to a device; those in a file and the Gram matrix stay.
+
+        Returns this map.
+        """
+        target = torch.device(device)
+        self.state = MapState(*(tensor.to(target) for tensor in self.state))
+        self._store.to(target)
+        return self
 
     def snapshot(self, epoch: int) -> Snapshot:
-        """Keep the map as it stands after `epoch`; it goes on accumulating.
+        """Keep the map as it stands after `epoch`, or add it to the Gram matrix; it goes on accumulating.
+
+        Returns what was kept. With ``snapshots="gram"`` that is its epoch alone: reading its values raises
+        SnapshotsNotKeptError.
 
         Raises
         ------
         InvalidArgumentError
             If a snapshot of this or a later epoch was taken already.
+        OSError
+            If it cannot be written to the file; the map is then unchanged.
         """
         if isinstance(epoch, bool) or not isinstance(epoch, int):
             raise InvalidTypeError(f"epoch must be an integer; got {epoch!r}")
-        if self._snapshots and epoch <= self._snapshots[-1].epoch:
-            raise InvalidArgumentError(
-                f"epoch must be later than the last snapshot's ({self._snapshots[-1].epoch}); got {epoch}"
-            )
-        taken = Snapshot(epoch, self.state.words.clone(), self.state.counts.clone(), self.ddof)
-        self._snapshots.append(taken)
-        return taken
+        taken = self.snapshot_epochs
+        if taken and epoch <= taken[-1]:
+            raise InvalidArgumentError(f"epoch must be later than the last snapshot's ({taken[-1]}); got {epoch}")
+        return self._store.add(Snapshot(epoch, self.state.words, self.state.counts, self.ddof))
 
     # For grouping
 
@@ -302,22 +287,26 @@ class DataMap:
         """Return the tasks' feature vectors, float32 ``[T, 2 M E]``: all means and deviations of the E snapshots.
 
         Without snapshots, those of the map as it stands. :meth:`gram` holds all that clustering needs in T x T numbers.
+
+        Raises
+        ------
+        SnapshotsNotKeptError
+            If snapshots were added to the Gram matrix and forgotten.
         """
-        slabs = [slab for snapshot in self._snapshots or [self._now()] for slab in snapshot.slabs()]
+        kept = self._store.kept("features") or (self._now(),)
+        slabs = [slab for snapshot in kept for slab in snapshot.slabs()]
         return torch.cat(slabs).T.contiguous()
 
     def gram(self) -> Tensor:
         """Return the centred Gram matrix of the tasks' feature vectors, float64 ``[T, T]``, on the CPU.
 
         Features are the mean and standard deviation of every sample at every snapshot (at the present state where none
-        was taken), each centred over the tasks. Read in slabs: no feature vector is held.
+        was taken), each centred over the tasks. Read in slabs: no feature vector is held. A copy, where the snapshots
+        were added up as they were taken.
         """
-        from pymtg._gram import gram_add, new_gram
-
-        gram = new_gram(self.num_tasks)
-        for snapshot in self._snapshots or [self._now()]:
-            for slab in snapshot.slabs():
-                gram_add(gram, slab)
+        gram = self._store.gram(self.num_tasks)
+        if gram is None:
+            gram = gram_of(self.num_tasks, [self._now()])
         return torch.from_numpy(gram)
 
     def to_dataframe(self, task: int | str) -> pandas.DataFrame:
@@ -336,28 +325,38 @@ class DataMap:
     # Keeping
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors (not copies) and plain values from which :meth:`load_state_dict` restores the map."""
-        result: dict[str, Any] = dict(self.state._asdict())
-        for snapshot in self._snapshots:
-            result[f"snapshot.{snapshot.epoch}.words"] = snapshot.words
-            result[f"snapshot.{snapshot.epoch}.counts"] = snapshot.counts
-        return result | {"layout": self.layout.to_dict(), "ddof": self.ddof}
+        """Return tensors (not copies) and plain values from which :meth:`load_state_dict` restores the map.
+
+        Snapshots on disk are tensors that map the file; in place of those that were forgotten stand the Gram matrix
+        and their epochs.
+        """
+        plain: dict[str, Any] = {"layout": self.layout.to_dict(), "ddof": self.ddof}
+        if self.snapshot_kind != "memory":
+            plain["snapshots"] = self.snapshot_kind
+        return dict(self.state._asdict()) | self._store.state() | plain
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned, snapshots included.
 
+        This map goes on putting snapshots where it put them: kept ones go into memory, into its file or into its Gram
+        matrix.
+
         Raises
         ------
         InvalidArgumentError
-            If entries are absent or those of another layout, size or kind of map; this map is then unchanged.
+            If entries are absent or those of another layout, size or kind of map, or hold a Gram matrix and this map
+            keeps snapshots; this map is then unchanged.
+        OSError
+            If snapshots cannot be written to this map's file; it is then unchanged.
         """
-        snapshots = _map_io.checked_state(state, self.state, self.layout, self.ddof)
+        snapshots, gram = _map_io.checked_state(state, self.state, self.layout, self.ddof)
+        store = self._store.empty() if gram is None else self._store.of_gram(*gram)
+        for epoch, words, counts in snapshots:
+            store.add(Snapshot(epoch, words, counts, self.ddof))
+        store.to(self.device)
         for name, tensor in self.state._asdict().items():
             tensor.copy_(state[name])
-        self._snapshots = [
-            Snapshot(epoch, words.to(self.device).clone(), counts.to(self.device).clone(), self.ddof)
-            for epoch, words, counts in snapshots
-        ]
+        self._store = store
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map, its snapshots and its layout to a safetensors file.
@@ -372,11 +371,29 @@ class DataMap:
         _map_io.save(path, self.state_dict())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> DataMap:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: torch.device | str = "cpu",
+        snapshots: str | None = None,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> DataMap:
         """Read a map that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+        device
+            Where the state is to live.
+        snapshots, directory
+            As for a new map; by default the `snapshots` of the one that was saved.
 
         Raises
         ------
+        InvalidArgumentError
+            If the file holds a Gram matrix and `snapshots` are to be kept.
         FileNotFoundError
             If there is no such file.
         FileFormatError
@@ -385,7 +402,13 @@ class DataMap:
         state = _map_io.load(path)
         layout = TaskLayout.from_dict(state["layout"])
         data_map = cls(
-            state["words"].shape[0], layout, device=device, ddof=state["ddof"], missing=state["counts"].dim() == 2
+            state["words"].shape[0],
+            layout,
+            device=device,
+            ddof=state["ddof"],
+            missing=state["counts"].dim() == 2,
+            snapshots=state.get("snapshots", "memory") if snapshots is None else snapshots,
+            directory=directory,
         )
         data_map.load_state_dict(state)
         return data_map
@@ -432,18 +455,6 @@ def _mask(mask: Tensor, what: str, like: Tensor) -> Tensor:
             f"{what} must be {list(like.shape)} on {like.device}; got {list(mask.shape)} on {mask.device}"
         )
     return mask
-
-
-def _deviation(std: Tensor, count: Tensor, ddof: int) -> Tensor:
-    if ddof == 0:
-        return std
-    factor = (count / (count - 1)).sqrt()
-    return torch.where(count > 1, std * factor, 0.0)
-
-
-def _filled(values: Tensor, observed: Tensor) -> Tensor:
-    average = torch.where(observed, values, 0).sum(1, keepdim=True) / observed.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(observed, values, average)
 
 
 def _merged_words(a: Snapshot, b: Snapshot) -> Tensor:

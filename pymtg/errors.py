@@ -23,6 +23,10 @@ class MissingLabelError(PymtgError, ValueError):
     """A label is missing and the data map was built for complete labels."""
 
 
+class SnapshotsNotKeptError(PymtgError, RuntimeError):
+    """Snapshots are asked for that a data map added to its Gram matrix and did not keep."""
+
+
 class FileFormatError(PymtgError, ValueError):
     """A file is not what pymtg writes: truncated, of another version, or something else altogether."""
 

@@ -195,6 +195,8 @@ def cluster_tasks(
         parameters out of range.
     InvalidTypeError
         For parameters of the wrong type.
+    SnapshotsNotKeptError
+        In mode ``"points"``, if the data map added its snapshots to a Gram matrix (``snapshots="gram"``).
 
     Notes
     -----

@@ -156,7 +156,7 @@ def rewritten(path: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, m, p: m.update(version="2"), "version '2'; this pymtg reads version '1'"),
+        (lambda t, m, p: m.update(version="3"), "version '3'; this pymtg reads versions '1' and '2'"),
         (lambda t, m, p: m.pop("version"), "version None"),
         (lambda t, m, p: m.update(format="pt"), "its format is 'pt', not 'pymtg.data_map'"),
         (lambda t, m, p: m.clear(), "its format is None"),

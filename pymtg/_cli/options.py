@@ -34,6 +34,7 @@ __all__ = [
     "Sampling",
     "Schedule",
     "SnapshotEpochs",
+    "Snapshots",
     "SpecialisedEpochs",
     "Targets",
     "Temperature",
@@ -96,6 +97,15 @@ SnapshotEpochs = Annotated[
         "--snapshot-epochs",
         metavar="E,E,...",
         help="Epochs of the joint network whose data maps are clustered; by default each quarter's last.",
+    ),
+]
+Snapshots = Annotated[
+    str,
+    typer.Option(
+        "--snapshots",
+        metavar="auto|memory|gram|disk",
+        help="Where those data maps are kept: in memory, in a temporary file, or nowhere but for the tasks' inner "
+        "products, which need neither (not for --mode points). By default in memory up to 1 GiB, on disk beyond.",
     ),
 ]
 SpecialisedEpochs = Annotated[

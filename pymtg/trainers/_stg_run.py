@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Grouped", "STGPlan", "group_from_joint", "hard_weights", "specialise"]
 
 _STARTS = ("fresh", "joint")
+_SNAPSHOTS = ("auto", "memory", "gram", "disk")
+_MOST_IN_MEMORY = 2**30  # bytes of snapshots that "auto" keeps in memory
 _MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
 
 
@@ -36,6 +38,7 @@ class STGPlan:
     fuzzifier: float
     mode: str
     n_init: int
+    snapshots: str = "auto"
 
     @classmethod
     def checked(
@@ -50,6 +53,7 @@ class STGPlan:
         fuzzifier: float = 1.07,
         mode: str = "kmeans-fuzzified",
         n_init: int = 10,
+        snapshots: str = "auto",
     ) -> STGPlan:
         """Check every option and fill in what depends on others."""
         if num_groups == "auto":
@@ -60,6 +64,8 @@ class STGPlan:
                 f"num_groups must be at most the number of tasks ({num_tasks}), or 'auto'; got {num_groups}"
             )
         check_choice("init", init, _STARTS)
+        if check_choice("snapshots", snapshots, _SNAPSHOTS) == "gram" and mode == "points":
+            raise InvalidArgumentError("snapshots must be 'memory', 'disk' or 'auto' for mode 'points'; got 'gram'")
         if specialised_epochs is None:
             specialised_epochs = epochs if init == "fresh" else -(-epochs // 2)
         if isinstance(fuzzifier, bool) or not isinstance(fuzzifier, (int, float)):
@@ -75,7 +81,14 @@ class STGPlan:
             fuzzifier=float(fuzzifier),
             mode=check_choice("mode", mode, _MODES),
             n_init=check_int("n_init", n_init, 1),
+            snapshots=snapshots,
         )
+
+    def snapshots_for(self, num_samples: int, num_tasks: int) -> str:
+        """Return where the snapshots of a map of this size go."""
+        if self.snapshots != "auto":
+            return self.snapshots
+        return "memory" if 8 * num_samples * num_tasks * len(self.snapshot_epochs) <= _MOST_IN_MEMORY else "disk"
 
 
 def _checked_snapshots(snapshot_epochs: Sequence[int] | None, epochs: int) -> tuple[int, ...]:
@@ -120,6 +133,7 @@ def group_from_joint(
         setting.layout,
         device=setting.config.torch_device,
         missing=setting.train.missing if missing is None else missing,
+        snapshots=plan.snapshots_for(setting.train.num_samples, setting.layout.num_tasks),
     )
     joint = setting.joint(
         epochs=plan.epochs if epochs is None else epochs, data_map=data_map, snapshots=plan.snapshot_epochs

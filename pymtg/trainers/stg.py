@@ -64,6 +64,10 @@ class STGTrainer:
     snapshot_epochs
         Epochs, from 1 to `epochs`, at which the cumulative map is kept as features for the grouping. By default a
         quarter, half, three quarters and all of the epochs (our choice; the paper leaves it to the user).
+    snapshots
+        Where those go, as in :class:`pymtg.DataMap`: ``"memory"``, ``"disk"`` (a temporary file), or ``"gram"``, which
+        groups by the same numbers and keeps none of them, so that ``data_map_`` has no snapshots and its file holds
+        the Gram matrix. ``"auto"``: in memory up to 1 GiB in all, on disk beyond.
     specialised_epochs
         Epochs of each specialised network; by default `epochs` for a fresh start, half of it (rounded up) for a
         joint one.
@@ -92,7 +96,7 @@ class STGTrainer:
     groups_ : pymtg.TaskGroups
         Memberships, labels and quality.
     data_map_ : pymtg.DataMap
-        The recorded map with its snapshots.
+        The recorded map with its snapshots, or their Gram matrix.
     result_ : STGResult
         The above with histories, seconds, parameters and epochs of every stage.
 
@@ -121,6 +125,7 @@ class STGTrainer:
         num_groups: int | str = 3,
         epochs: int = 20,
         snapshot_epochs: Sequence[int] | None = None,
+        snapshots: str = "auto",
         specialised_epochs: int | None = None,
         init: str = "fresh",
         lr: float = 1e-3,
@@ -162,6 +167,7 @@ class STGTrainer:
             num_groups=num_groups,
             epochs=epochs,
             snapshot_epochs=snapshot_epochs,
+            snapshots=snapshots,
             specialised_epochs=specialised_epochs,
             init=init,
             fuzzifier=fuzzifier,

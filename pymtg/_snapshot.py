@@ -1,0 +1,111 @@
+"""A data map as it stood at one moment, kept in memory, read from a file, or forgotten but for its Gram matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from pymtg import _words
+from pymtg.errors import SnapshotsNotKeptError
+
+__all__ = ["ForgottenSnapshot", "Snapshot", "forgotten", "slab_rows"]
+
+# Numbers of a plane that are unpacked at once, 16 MB: few enough to be nothing beside a T x T matrix of many tasks.
+_SLAB = 2**22
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A data map as it stood after an epoch: cumulative, from the first observation on."""
+
+    epoch: int
+    words: Tensor
+    counts: Tensor
+    ddof: int
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean gold-label probability, float32 ``[M, T]``; 0 where nothing was observed."""
+        return _words.unpack_values(self.words)[0]
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation ("variability"), float32 ``[M, T]``; 0 where less than ddof + 1 was observed."""
+        return _deviation(_words.unpack_values(self.words)[1], self.count, self.ddof)
+
+    @property
+    def count(self) -> Tensor:
+        """Number of observations, int32 ``[M, T]``."""
+        counts = self.counts.to(torch.int32, copy=True)  # not the state itself, which goes on counting
+        return counts if counts.dim() == 2 else counts[:, None].expand(-1, self.words.shape[2])
+
+    @property
+    def correctness(self) -> Tensor:
+        """Share of observations whose argmax was the gold label, float32 ``[M, T]``; 0 where nothing was observed.
+
+        Taken over the first 4,095 observations of a sample.
+        """
+        counted = self.count.clamp(1, _words.MOST_COUNTED)
+        return _words.unpack_right(self.words) / counted
+
+    def parts(self) -> Iterator[Snapshot]:
+        """Yield the snapshot in stretches of some samples each, in the samples' order, without copying."""
+        step = slab_rows(self.words.shape[2])
+        for start in range(0, self.words.shape[0], step):
+            yield Snapshot(self.epoch, self.words[start : start + step], self.counts[start : start + step], self.ddof)
+
+    def slabs(self) -> Iterator[Tensor]:
+        """Yield the features in slabs, float32 ``[rows, T]``: the means of some samples, then their deviations.
+
+        A (sample, task) without observation takes the mean over the tasks that have one: it says nothing of its task.
+        """
+        for part in self.parts():
+            mean, std = _words.unpack_values(part.words)
+            for values in (mean, _deviation(std, part.count, part.ddof)):
+                yield values if part.counts.dim() == 1 else _filled(values, part.counts > 0)
+
+
+class ForgottenSnapshot(Snapshot):
+    """What :meth:`DataMap.snapshot` returns where a snapshot is added to the Gram matrix and not kept."""
+
+    def __init__(self, epoch: int, ddof: int) -> None:
+        object.__setattr__(self, "epoch", epoch)
+        object.__setattr__(self, "ddof", ddof)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("words", "counts"):
+            forgotten("a snapshot's values")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"ForgottenSnapshot(epoch={self.epoch})"
+
+
+def forgotten(what: str) -> NoReturn:
+    """Raise SnapshotsNotKeptError: `what` needs kept snapshots."""
+    raise SnapshotsNotKeptError(
+        f"{what} must come from kept snapshots, and this data map added its own to the Gram matrix and forgot them "
+        "(snapshots='gram'): for snapshots, features() and mode 'points' use DataMap(..., snapshots='disk') or "
+        "'memory'; gram() is all that the other modes need"
+    )
+
+
+def slab_rows(num_tasks: int) -> int:
+    """Return how many samples are read at once."""
+    return max(1, _SLAB // num_tasks)
+
+
+def _deviation(std: Tensor, count: Tensor, ddof: int) -> Tensor:
+    if ddof == 0:
+        return std
+    factor = (count / (count - 1)).sqrt()
+    return torch.where(count > 1, std * factor, 0.0)
+
+
+def _filled(values: Tensor, observed: Tensor) -> Tensor:
+    average = torch.where(observed, values, 0).sum(1, keepdim=True) / observed.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(observed, values, average)
