@@ -35,7 +35,8 @@ class Snapshot:
     @property
     def std(self) -> Tensor:
         """Standard deviation ("variability"), float32 ``[M, T]``; 0 where less than ddof + 1 was observed."""
-        return _deviation(_words.unpack_values(self.words)[1], self.count, self.ddof)
+        std = _words.unpack_values(self.words)[1]
+        return std if self.ddof == 0 else _deviation(std, self.count)
 
     @property
     def count(self) -> Tensor:
@@ -49,8 +50,8 @@ class Snapshot:
 
         Taken over the first 4,095 observations of a sample.
         """
-        counted = self.count.clamp(1, _words.MOST_COUNTED)
-        return _words.unpack_right(self.words) / counted
+        counted = self.counts.clamp(1, _words.MOST_COUNTED)
+        return _words.unpack_right(self.words) / (counted if counted.dim() == 2 else counted[:, None])
 
     def parts(self) -> Iterator[Snapshot]:
         """Yield the snapshot in stretches of some samples each, in the samples' order, without copying."""
@@ -65,7 +66,7 @@ class Snapshot:
         """
         for part in self.parts():
             mean, std = _words.unpack_values(part.words)
-            for values in (mean, _deviation(std, part.count, part.ddof)):
+            for values in (mean, std if part.ddof == 0 else _deviation(std, part.count)):
                 yield values if part.counts.dim() == 1 else _filled(values, part.counts > 0)
 
 
@@ -99,9 +100,8 @@ def slab_rows(num_tasks: int) -> int:
     return max(1, _SLAB // num_tasks)
 
 
-def _deviation(std: Tensor, count: Tensor, ddof: int) -> Tensor:
-    if ddof == 0:
-        return std
+def _deviation(std: Tensor, count: Tensor) -> Tensor:
+    """Return deviations of ddof 1 from those of ddof 0."""
     factor = (count / (count - 1)).sqrt()
     return torch.where(count > 1, std * factor, 0.0)
 

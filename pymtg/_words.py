@@ -32,9 +32,12 @@ def unpack_values(words: Tensor) -> tuple[Tensor, Tensor]:
 
 def unpack_right(words: Tensor) -> Tensor:
     """Return the numbers of right predictions, int32 ``[..., T]``, of packed words, int32 ``[..., 2, T]``."""
-    low = (words[..., 0, :] >> VALUE_BITS) & 63
-    high = (words[..., 1, :] >> VALUE_BITS) & 63
-    return low | (high << 6)
+    low = words[..., 0, :] >> VALUE_BITS
+    low &= 63
+    high = words[..., 1, :] >> (VALUE_BITS - 6)
+    high &= 63 << 6
+    low |= high
+    return low
 
 
 def pack(mean: Tensor, std: Tensor, right: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ LOWER_IS_BETTER = ("rmse",)
 _Matrix = npt.NDArray[np.floating[Any]]
 _Labels = npt.NDArray[np.int64]
 _Figures = npt.NDArray[np.float64]
-_ENTRIES_AT_ONCE = 4_000_000  # bounds the memory of the sorted copies, whatever N and T are
+_ENTRIES_AT_ONCE = 500_000  # bounds the memory of the sorted copies, whatever N and T are
 
 
 @dataclass(frozen=True)

@@ -88,20 +88,21 @@ def data_map_figure(data_map: MapLike, groups: GroupTable | None = None, *, most
     Where there are more than `most` tasks or 4,000 samples a panel, a selection is drawn and the title says so.
     """
     names = list(data_map.layout.names)
-    mean, std, correct = (_array(x) for x in (data_map.mean, data_map.std, data_map.correctness))
     tasks = choose_panels(groups, len(names), most)
+    # One plane after the other, and only the panels' columns of it: together they are larger than the map itself.
+    mean, std, correct = (_array(getattr(data_map, plane)[:, tasks]) for plane in ("mean", "std", "correctness"))
     columns = _num_columns(len(tasks))
     rows = -(-len(tasks) // columns)
     figure = new_figure(max(4.8, 2.1 * columns + 1.0), 2.0 * rows + 1.1)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     sample = _drawn_samples(mean.shape[0])
-    widest = max(0.05, float(np.nanmax(std[:, tasks], initial=0.0)))
+    widest = max(0.05, float(np.nanmax(std, initial=0.0)))
     for place, axes in enumerate(grid.flat):
         if place >= len(tasks):
             axes.set_visible(False)
             continue
         t = tasks[place]
-        _draw_panel(axes, std[sample, t], mean[sample, t], correct[sample, t])
+        _draw_panel(axes, std[sample, place], mean[sample, place], correct[sample, place])
         axes.set_xlim(-0.03 * widest, 1.05 * widest)
         _title_panel(axes, names[t], groups, t)
         # With an unfinished last row the panels above the gaps are the lowest of their columns.
