@@ -237,6 +237,14 @@ def test_relu_behind_max_pooling_changes_nothing():
     torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+def test_in_place_behind_dropout_that_hands_on_the_shared_input():
+    make = lambda: nn.Sequential(nn.Dropout(), nn.ReLU(inplace=True), nn.Linear(6, 3), nn.ELU(inplace=True))  # noqa: E731
+    together, alone = both(make, 3, False)
+    x = torch.randn(5, 6).double()
+    got, expected = together.eval()(x.clone()), alone.eval()(x.clone())
+    torch.testing.assert_close(got, expected)
+
+
 class Own(nn.Module):
     def forward(self, x):
         return x
@@ -266,6 +274,7 @@ def tied():
         (lambda: nn.BatchNorm1d(3, momentum=None), "has no momentum"),
         (lambda: nn.Flatten(2), "flattens other than everything"),
         (lambda: nn.MaxPool2d(2, return_indices=True), "returns indices"),
+        (lambda: nn.Sequential(nn.Linear(3, 6), nn.AvgPool1d(2)), "may pool along the features"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), "is built otherwise"),
     ],
 )
@@ -280,6 +289,10 @@ def frozen(first):
     return first
 
 
+def pooled(ceil_mode):
+    return nn.Sequential(nn.AvgPool2d(2, ceil_mode=ceil_mode), nn.Flatten())
+
+
 @pytest.mark.parametrize(
     "branches",
     [
@@ -287,12 +300,18 @@ def frozen(first):
         [MLP(3, (4,)), frozen(MLP(3, (4,)))],
         [MLP(3, (4,)), MLP(3, (4,)).double()],
         [MLP(3, (4,)), nn.Linear(3, 4)],
+        [nn.BatchNorm1d(4), nn.BatchNorm1d(4).eval()],
+        [pooled(False), pooled(True)],
     ],
 )
 def test_branches_that_differ(branches):
     with pytest.raises(InvalidArgumentError, match=r"branch 1 (is built otherwise|has other parameters)"):
         BranchedNet(branches, 2, LAYOUT, 4, batched=True)
     assert not BranchedNet(branches, 2, LAYOUT, 4).batched
+
+
+def test_a_hook_on_any_branch_is_kept():
+    assert not BranchedNet([nn.Linear(3, 3), hooked()], 2, LAYOUT, 3).batched
 
 
 def test_together_where_layers_are_small():

@@ -33,6 +33,7 @@ _POOLS: tuple[type[nn.Module], ...] = (
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
+_ROW_POOLS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)  # take [B, features], too
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Softsign),
@@ -114,7 +115,7 @@ class _Converter:
         """Append what K modules at one place do."""
         first = modules[0]
         kind = type(first)
-        if has_hooks(first):
+        if any(has_hooks(module) for module in modules):
             raise CannotStackError(f"{named(path, first)} has hooks")
         if kind in (MLP, ConvNet, nn.Sequential):
             if kind is MLP:
@@ -181,8 +182,8 @@ class _Converter:
 
     def _elementwise(self, path: str, modules: Sequence[nn.Module]) -> None:
         layer: Any = copy.deepcopy(modules[0])
-        if self.form == "shared" and getattr(layer, "inplace", False):
-            layer.inplace = False
+        if hasattr(layer, "inplace"):
+            layer.inplace = False  # the values may be those of all branches at once; `tuned` knows where they are not
         self._append(layer, self.form)
 
     def _dropout(self, path: str, modules: Sequence[nn.Module]) -> None:
@@ -200,6 +201,8 @@ class _Converter:
         first: Any = modules[0]
         if getattr(first, "return_indices", False):
             raise CannotStackError(f"{named(path, first)} returns indices")
+        if self.form == "rows" and type(first) in _ROW_POOLS:
+            raise CannotStackError(f"{named(path, first)} may pool along the features")
         if self.form == "rows":
             self.turn("maps")
         self._append(copy.deepcopy(first), self.form)
@@ -251,10 +254,20 @@ def _check_alike(modules: Sequence[nn.Module]) -> None:
     if len(set(every)) < len(every):
         raise CannotStackError("parameters or buffers are shared")
     for k, module in enumerate(modules[1:], 1):
-        if type(module) is not type(first) or repr(module) != repr(first):
+        if _settings(module) != _settings(first):
             raise CannotStackError(f"branch {k} is built otherwise than branch 0")
         if _tensors(module) != _tensors(first):
             raise CannotStackError(f"branch {k} has other parameters than branch 0 (shape, dtype or frozen)")
+
+
+def _settings(module: nn.Module) -> list[tuple[str, type[nn.Module], dict[str, str]]]:
+    """Return the layers' types and options, train or eval mode among them: a module's ``repr`` leaves some out."""
+    plain = (bool, int, float, str, tuple, list, type(None))
+
+    def options(layer: nn.Module) -> dict[str, str]:
+        return {k: repr(v) for k, v in vars(layer).items() if isinstance(v, plain) and not k.startswith("_")}
+
+    return [(name, type(layer), options(layer)) for name, layer in module.named_modules()]
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, torch.Size, torch.dtype, torch.device, bool]]:
