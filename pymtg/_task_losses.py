@@ -106,6 +106,7 @@ def _dense_cross_entropy(outputs: Tensor, targets: Tensor, ignore_index: int) ->
         )
     classes = logits.shape[2]
     valid = known(targets, ignore_index)
+    logits = torch.where(valid.unsqueeze(1), logits, 0)  # as in _differences: NaN would stay in the gradient
     chosen = torch.where(valid, targets, 0).long()
     if targets.device.type == "cpu" and bool(((chosen < 0) | (chosen >= classes)).any()):
         wrong = chosen[(chosen < 0) | (chosen >= classes)][0].item()

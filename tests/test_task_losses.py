@@ -93,6 +93,20 @@ def test_gradcheck(kind: str, generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0])
+def test_missing_places_leave_no_trace(value: float, generator: torch.Generator) -> None:
+    outputs = torch.randn(2, 4, 3, 5, generator=generator)
+    targets = torch.randint(0, 3, (4, 5), generator=generator)
+    targets[1, 2:] = -100
+    outputs[:, 1, 0, 2:] = value
+    outputs.requires_grad_()
+    result = row_losses("dense_cross_entropy", outputs, targets)
+    (gradient,) = torch.autograd.grad(result.sum(), outputs)
+    assert torch.isfinite(result).all()
+    assert torch.isfinite(gradient).all()
+    assert gradient[:, 1, :, 2:].eq(0).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0])
 @pytest.mark.parametrize("kind", ["mse", "l1"])
 def test_missing_targets_leave_no_trace(kind: str, value: float, generator: torch.Generator) -> None:
     outputs = torch.randn(2, 4, 3, generator=generator)
