@@ -47,8 +47,9 @@ _SUBMODULES = {
     "metrics",
     "nets",
     "report",
+    "tasks",
+    "trainers",
 }
-_SUBMODULES |= {"branched_loss", "tasks", "trainers"}
 
 __all__ = [
     "BranchedLoss",

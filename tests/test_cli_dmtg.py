@@ -289,6 +289,7 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "trunk": ([*TRAIN, "--trunk", "64,x"], "--trunk.*'64,x'"),
     "hidden": ([*TRAIN, "--hidden", "0"], "--hidden.*'0'"),
     "nothing to freeze": ([*TRAIN, "--freeze-trunk"], "--freeze-trunk.*--trunk"),
+    "nothing frozen": ([*TRAIN, "--freeze-trunk", "--trunk", "8"], "--freeze-trunk.*--finetune-epochs"),
     "keep best of nothing": ([*TRAIN, "--keep-best"], "--keep-best"),
     "lr": ([*TRAIN, "--lr", "inf"], "--lr.*inf"),
     "device": ([*TRAIN, "--device", "toaster"], "--device.*'toaster'"),

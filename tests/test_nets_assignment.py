@@ -198,10 +198,11 @@ def test_wide_gaps(dtype, autocast, branches, generator):
 def test_the_entropy_of_a_decided_assignment_is_0_and_that_of_equal_shares_the_largest():
     assignment = TaskAssignment(4, 2)
     assert assignment.entropy().item() == pytest.approx(2 * math.log(2))
-    decided = TaskAssignment.fixed([0, 1, 1, 2], 3)
+    fixed, decided = TaskAssignment.fixed([0, 1, 1, 2], 3), TaskAssignment(4, 3)
     with torch.no_grad():
-        decided.theta.mul_(1e4)
+        decided.theta.copy_(1e4 * fixed.theta)
     assert decided.entropy().item() == 0
+    assert fixed.entropy().item() == 0
 
 
 @pytest.mark.parametrize("sampling", NOISY)

@@ -146,11 +146,11 @@ def test_a_given_net_is_left_as_it_is(batched):
     assert not torch.equal(first.net_.heads.linear.weight, net.heads.linear.weight)
 
 
-@pytest.mark.parametrize("kept", ["branched", "multihead"])
+@pytest.mark.parametrize("kept", ["branched", "multihead", "multihead, run one by one"])
 def test_a_net_that_a_factory_keeps_is_left_as_it_is(kept):
-    net = branched() if kept == "branched" else mlp(5, (8,))(LAYOUT)
+    net = branched() if kept == "branched" else mlp(5, (600, 600) if "one by one" in kept else (8,))(LAYOUT)
     before = copy.deepcopy(net.state_dict())
-    fitted = trainer(lambda layout: net, num_groups=1)
+    fitted = trainer(lambda layout: net, num_groups=3)
     first = copy.copy(fitted.fit(make()))
     assert_same(first, fitted.fit(make()))
     for name, value in net.state_dict().items():
@@ -215,6 +215,7 @@ def test_one_branch_trains_as_one_network_for_all_tasks(sampling, missing):
         single.head.bias.copy_(net.heads.linear.bias[0])
     plain = plain_training(lambda: single, data, "dmtg", FAST["epochs"])
     fitted = fit(net, data=data, sampling=sampling, temperature=0.3, entropy_weight=0.7)
+    assert fitted.groups_.parameters["num_groups"] == 1
     for mine, theirs in zip(fitted.result_.stages[0].history, plain.stage.history, strict=True):
         assert mine.loss == pytest.approx(theirs.loss, rel=1e-4)
         assert mine.task_losses == pytest.approx(theirs.task_losses, rel=1e-4, abs=1e-6)
@@ -255,6 +256,8 @@ def test_dropping_a_branch_changes_nothing_for_the_others(sampling, batched):
     torch.testing.assert_close(with_drops.net_.heads.linear.weight, weight, **close)
     assert not torch.equal(weight, net.heads.linear.weight[:2])
     assert with_drops.result_.parameters == without.result_.parameters
+    for fitted in (with_drops, without):
+        assert fitted.result_.parameters_before_pruning == sum(p.numel() for p in net.parameters()) + 4 * 3
 
 
 def opposed(layout=LAYOUT):

@@ -142,6 +142,8 @@ def dmtg(
     trunk_widths = opt.whole_numbers("--trunk", trunk) if trunk is not None else ()
     if freeze_trunk and not trunk_widths:
         raise CommandError("--freeze-trunk needs a trunk: give its widths with --trunk")
+    if freeze_trunk and not finetune_epochs:
+        raise CommandError("--freeze-trunk needs fine-tuning: give its epochs with --finetune-epochs")
     tasks = load_data(data, seed, test_size, val_size, targets)
     stored = None if reference is None else load_reference(reference, tasks.layout.names)
     trainer = DMTGTrainer(

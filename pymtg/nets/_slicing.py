@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,7 @@ def slice_stacks(module: nn.Module, keep: Sequence[int], optimizer: torch.optim.
         for name, parameter in own._parameters.items():
             if parameter is not None:
                 index = at.setdefault(parameter.device, torch.tensor(keep, device=parameter.device))
-                own._parameters[name] = _sliced(parameter, index)
-                if optimizer is not None:
-                    _replace(optimizer, parameter, own._parameters[name], index)
+                own._parameters[name] = cut(parameter, index, optimizer)
         for name, buffer in own._buffers.items():
             if buffer is not None:
                 own._buffers[name] = buffer[torch.tensor(keep, device=buffer.device)]
@@ -37,18 +34,18 @@ def forget(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer 
         optimizer.state.pop(parameter, None)
 
 
-def _sliced(parameter: nn.Parameter, index: Tensor) -> nn.Parameter:
-    fresh = nn.Parameter(parameter.detach()[index], parameter.requires_grad)
-    fresh.grad = None if parameter.grad is None else parameter.grad[index]
-    return fresh
-
-
-def _replace(optimizer: torch.optim.Optimizer, old: nn.Parameter, new: Any, index: Tensor) -> None:
+def cut(parameter: nn.Parameter, index: Tensor, optimizer: torch.optim.Optimizer | None, dim: int = 0) -> nn.Parameter:
+    """Return a new parameter with some entries of a dimension; in an optimizer it takes the old one's place."""
+    shape = parameter.shape
+    fresh = nn.Parameter(parameter.detach().index_select(dim, index), parameter.requires_grad)
+    fresh.grad = None if parameter.grad is None else parameter.grad.index_select(dim, index)
+    if optimizer is None:
+        return fresh
     for group in optimizer.param_groups:
-        group["params"] = [new if p is old else p for p in group["params"]]
-    if old in optimizer.state:
-        state = optimizer.state.pop(old)
-        optimizer.state[new] = {
-            name: value[index] if isinstance(value, Tensor) and value.shape == old.shape else value
-            for name, value in state.items()
+        group["params"] = [fresh if p is parameter else p for p in group["params"]]
+    if parameter in optimizer.state:
+        optimizer.state[fresh] = {
+            name: value.index_select(dim, index) if isinstance(value, Tensor) and value.shape == shape else value
+            for name, value in optimizer.state.pop(parameter).items()
         }
+    return fresh

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets._slicing import cut
 from pymtg.nets.backbones import checked_size
 from pymtg.nets.temperature import check_temperature
 
@@ -175,10 +176,11 @@ class TaskAssignment(nn.Module):
     def entropy(self) -> Tensor:
         """Return ``mean_t sum_k [-p ln p - (1 - p) ln(1 - p)]``, p = softmax(theta_t), differentiable (DMTG, eq. 8).
 
+        0 for a fixed assignment, whose probabilities are 0 and 1.
         Both logarithms are taken as differences of log-sum-exps, so that a p of 0 or 1 gives 0 and a finite gradient.
         """
         theta = self.theta if self.theta.dtype == torch.float64 else self.theta.float()
-        if self.num_branches == 1:
+        if self.num_branches == 1 or self.sampling == "fixed":
             return theta.sum() * 0
         theta = theta - theta.detach().amax(-1, keepdim=True)  # far from 0 a float32 has no digits left for differences
         log_p = theta.log_softmax(-1)
@@ -206,17 +208,7 @@ class TaskAssignment(nn.Module):
         if not at or len(set(at)) != len(at) or max(at) >= self.num_branches:
             raise InvalidArgumentError(f"keep must be different positions in 0..{self.num_branches - 1}; got {at}")
         self.branch_ids = tuple(self.branch_ids[k] for k in at)
-        old = self.theta
-        self.theta = nn.Parameter(old.detach()[:, at].clone(), requires_grad=old.requires_grad)
-        self.theta.grad = None if old.grad is None else old.grad[:, at]
-        if optimizer is not None:
-            for group in optimizer.param_groups:
-                group["params"] = [self.theta if p is old else p for p in group["params"]]
-            if old in optimizer.state:
-                optimizer.state[self.theta] = {
-                    name: value[:, at] if isinstance(value, Tensor) and value.shape == old.shape else value
-                    for name, value in optimizer.state.pop(old).items()
-                }
+        self.theta = cut(self.theta, torch.tensor(at, device=self.theta.device), optimizer, dim=1)
 
     def get_extra_state(self) -> Tensor:
         """Return the count of draws, for ``state_dict``."""

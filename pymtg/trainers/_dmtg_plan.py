@@ -17,7 +17,7 @@ from pymtg.nets.assignment import INITS, SAMPLING, TaskAssignment
 from pymtg.nets.temperature import Temperature
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._seeding import stage_seed
-from pymtg.trainers.config import check_int
+from pymtg.trainers.config import check_choice, check_int
 
 __all__ = ["ASSIGNMENTS", "DMTGPlan"]
 
@@ -66,8 +66,8 @@ class DMTGPlan:
         for name in ("freeze_trunk", "drop_branches", "record"):
             if not isinstance(getattr(plan, name), bool):
                 raise InvalidTypeError(f"{name} must be True or False; got {getattr(plan, name)!r}")
-        _check_one_of("sampling", plan.sampling, SAMPLING)
-        _check_one_of("init", plan.init, INITS)
+        check_choice("sampling", plan.sampling, SAMPLING)
+        check_choice("init", plan.init, INITS)
         _check_assignment(plan, layout)
         split_tasks(layout, plan.losses)
         return plan
@@ -120,11 +120,6 @@ def _check_number(name: str, value: Any, *, above_zero: bool = False) -> None:
         raise InvalidTypeError(f"{name} must be a number; got {value!r}")
     if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
         raise InvalidArgumentError(f"{name} must be finite and {'above' if above_zero else 'at least'} 0; got {value}")
-
-
-def _check_one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in known:
-        raise InvalidArgumentError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
 
 
 def _check_assignment(plan: DMTGPlan, layout: TaskLayout) -> None:

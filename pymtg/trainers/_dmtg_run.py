@@ -18,6 +18,7 @@ from pymtg.losses import MultiTaskLoss
 from pymtg.nets.assignment import TaskAssignment
 from pymtg.nets.branched import BranchedNet
 from pymtg.nets.grouped import GroupedNet
+from pymtg.nets.multihead import count_parameters
 from pymtg.trainers._batches import BatchSource
 from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._loop import Job, Run
@@ -55,6 +56,8 @@ class AssignmentTrace:
     """The epoch after which a branch, by its number, was dropped."""
     start: tuple[int, ...] = ()
     """What the branches were called when training began; their numbers here are positions among these."""
+    parameters: int = 0
+    """Of the network when training began, with all its branches, and theta."""
 
     def numbers(self, assignment: TaskAssignment) -> list[int]:
         """Return the numbers of the branches that are left."""
@@ -109,6 +112,7 @@ class DMTGRun(Run):
         self.column = torch.arange(job.layout.num_logits, device=device)
         self.task = torch.arange(job.layout.num_tasks, device=device)
         self.recorder = None if job.data_map is None else MultiTaskLoss(job.layout, data_map=job.data_map)
+        job.trace.parameters = count_parameters(self.network)
         job.trace.add(self.network.assignment, self._temperature())
 
     def make_loss(self) -> nn.Module:

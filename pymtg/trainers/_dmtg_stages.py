@@ -43,7 +43,6 @@ class Grouping:
     groups: TaskGroups
     trace: AssignmentTrace
     data_map: DataMap | None
-    parameters_before_pruning: int
     stages: tuple[StageResult, ...]
     """The warm start where there was one, the grouped training, the fine-tuning where there was one."""
 
@@ -63,7 +62,7 @@ class NetMaker:
             return made
         waiting = [made]  # the first of the K is there already
         return BranchedNet.from_factory(
-            lambda own: waiting.pop() if waiting else self.net(own), self.layout, self.num_groups
+            lambda own: waiting.pop() if waiting else copy.deepcopy(self.net(own)), self.layout, self.num_groups
         )
 
     def single(self) -> MultiHeadNet:
@@ -117,9 +116,7 @@ def train_dmtg(setting: Setting, plan: DMTGPlan, make: NetMaker, *, warm: Traine
         model = tuned.network
         stages.append(tuned.stage)
     groups = _groups(setting.layout, network, trace, plan)
-    return Grouping(
-        network.net, network.assignment, model, groups, trace, data_map, trained.stage.parameters, tuple(stages)
-    )
+    return Grouping(network.net, network.assignment, model, groups, trace, data_map, tuple(stages))
 
 
 def _data(setting: Setting) -> tuple[Any, Any, Any, Any]:
@@ -221,4 +218,5 @@ def _groups(layout: TaskLayout, network: AssignedNet, trace: AssignmentTrace, pl
         "partition_coefficient": float((shares**2).sum(1).mean()),
         "branches_used": len(set(labels)),
     }
-    return TaskGroups(layout.names, shares, np.array(labels, dtype=np.int64), quality, plan.to_dict())
+    settings = plan.to_dict() | {"num_groups": shares.shape[1]}  # a network that was given has its own K
+    return TaskGroups(layout.names, shares, np.array(labels, dtype=np.int64), quality, settings)

@@ -12,7 +12,7 @@ from torch import nn
 
 from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
-from pymtg.trainers._batches import BatchSource
+from pymtg.trainers._batches import BatchSource, batch_source, input_batches
 from pymtg.trainers.config import TrainConfig
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "combine_networks",
     "evaluating",
     "forward_all",
+    "predict_any",
     "predict_batches",
-    "tensor_inputs",
 ]
 
 
@@ -70,16 +70,19 @@ def predict_batches(network: nn.Module, inputs: Iterable[Any], layout: TaskLayou
     return joined if joined.dtype == torch.float64 else joined.float()
 
 
-def tensor_inputs(inputs: Any) -> torch.Tensor | None:
-    """Return inputs that are a tensor or an array as a tensor, None for anything else.
+def predict_any(network: nn.Module, inputs: Any, layout: TaskLayout, config: TrainConfig) -> torch.Tensor:
+    """Return probabilities [N, num_logits], on the CPU, of a tensor, an array or a dataset of (input, targets).
 
     Floating inputs become torch's default dtype, as from_arrays makes them for fit: numpy's default is float64.
     """
     if isinstance(inputs, np.ndarray):
         inputs = torch.from_numpy(np.ascontiguousarray(inputs))
-    if not isinstance(inputs, torch.Tensor):
-        return None
-    return inputs.to(torch.get_default_dtype()) if inputs.is_floating_point() else inputs
+    if isinstance(inputs, torch.Tensor):
+        inputs = inputs.to(torch.get_default_dtype()) if inputs.is_floating_point() else inputs
+        logits = predict_batches(network, input_batches(inputs, config), layout, config)
+    else:
+        logits, _ = forward_all(network, batch_source(inputs, layout, config, "inputs"), layout, config)
+    return class_probabilities(logits, layout).cpu()
 
 
 def forward_all(

@@ -147,11 +147,8 @@ class _Chosen:
         """Return the epochs of every network under a view."""
         if view == "equal":
             total = (1 + groups) * plan.epochs
-            each = split_epochs(total, groups)
-            fresh = max(1, total // groups)
-            warm = plan.epochs
-            e = plan.epochs
-            return Budget(e, total, e, warm, each, each, split_epochs(total, tasks), fresh, warm)
+            each, e = split_epochs(total, groups), plan.epochs
+            return Budget(e, total, e, e, each, each, split_epochs(total, tasks), max(1, total // groups), e)
         e = self.max_epochs if view == "best" else plan.epochs
         warm = e if view == "best" else -(-e // 2)
         return Budget(e, e, e, warm, (e,) * groups, (e,) * groups, (e,) * tasks, e, warm)

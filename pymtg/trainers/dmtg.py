@@ -19,11 +19,11 @@ from pymtg.nets.grouped import GroupedNet
 from pymtg.nets.multihead import count_parameters
 from pymtg.nets.temperature import Temperature
 from pymtg.tasks import TaskLayout
-from pymtg.trainers._batches import batch_source, input_batches
+from pymtg.trainers._batches import batch_source
 from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._dmtg_stages import Grouping, NetFactory, network_maker, train_dmtg
 from pymtg.trainers._errors import NotFittedError
-from pymtg.trainers._predict import class_probabilities, forward_all, predict_batches, tensor_inputs
+from pymtg.trainers._predict import class_probabilities, forward_all, predict_any
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting
@@ -64,7 +64,7 @@ class DMTGTrainer:
         ``"learned"``; or, to compare with, fixed: ``"diagonal"`` (task t on branch ``t mod K``) or ``"random"`` (dealt
         out evenly in an order drawn from the seed); or a :class:`pymtg.nets.TaskAssignment`, which is copied.
     sampling, init, eps
-        As in :class:`pymtg.nets.TaskAssignment`.
+        Of a learned assignment, as in :class:`pymtg.nets.TaskAssignment`; one that is given has its own.
     assignment_lr
         Learning rate of the Adam that trains theta.
     assignment_warmup
@@ -266,13 +266,7 @@ class DMTGTrainer:
         InvalidTypeError
             If the inputs are neither a tensor, an array nor a dataset.
         """
-        model, given = self.model_, tensor_inputs(inputs)
-        if given is not None:
-            logits = predict_batches(model, input_batches(given, self.config), self.layout, self.config)
-        else:
-            source = batch_source(inputs, self.layout, self.config, "inputs")
-            logits, _ = forward_all(model, source, self.layout, self.config)
-        return class_probabilities(logits, self.layout).cpu()
+        return predict_any(self.model_, inputs, self.layout, self.config)
 
     def evaluate(self, test: Any) -> dict[str, Scores]:
         """Score the pruned network on a test set, under the name ``"dmtg"``.
@@ -307,7 +301,7 @@ class DMTGTrainer:
             entropies=tuple(trace.entropies),
             moved=tuple(trace.moved),
             dropped=dict(trace.dropped),
-            parameters_before_pruning=found.parameters_before_pruning,
+            parameters_before_pruning=trace.parameters,
             parameters=count_parameters(found.model),
             num_branches=found.groups.num_groups,
             seed=self.seed,

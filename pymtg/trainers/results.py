@@ -120,7 +120,9 @@ class DMTGResult:
 
     ``temperatures``, ``entropies`` and ``moved`` have an entry before the first epoch and one after each: the
     temperature, the entropy term, and how many tasks' most probable branch is another than an entry before.
-    ``dropped`` maps a branch's number to the epoch after which it was dropped.
+    ``dropped`` maps a branch's number to the epoch after which it was dropped; with `keep_best` the network kept may
+    be of an earlier epoch and have that branch. ``parameters_before_pruning`` counts all branches, dropped ones too,
+    and theta.
     """
 
     stages: tuple[StageResult, ...]

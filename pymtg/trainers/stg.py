@@ -13,9 +13,9 @@ from pymtg.datamap import DataMap
 from pymtg.errors import InvalidTypeError
 from pymtg.metrics import Scores, score
 from pymtg.tasks import TaskLayout
-from pymtg.trainers._batches import batch_source, input_batches
+from pymtg.trainers._batches import batch_source
 from pymtg.trainers._errors import NotFittedError
-from pymtg.trainers._predict import class_probabilities, combine_networks, forward_all, predict_batches, tensor_inputs
+from pymtg.trainers._predict import class_probabilities, combine_networks, forward_all, predict_any
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting, check_model
@@ -257,7 +257,7 @@ class STGTrainer:
             If the inputs are neither a tensor, an array nor a dataset.
         """
         weights = self._weights(combine)
-        parts = [self._probabilities(network, inputs) for network in self.models_]
+        parts = [predict_any(network, inputs, self.layout, self.config) for network in self.models_]
         return combine_networks(parts, weights, self.layout)
 
     def evaluate(self, test: Any) -> dict[str, Scores]:
@@ -289,15 +289,6 @@ class STGTrainer:
         check_choice("combine", combine, _COMBINERS)
         memberships = np.array(self.groups_.memberships, dtype=np.float64)  # a copy that may be written to, for torch
         return torch.from_numpy(memberships if combine == "soft" else hard_weights(memberships))
-
-    def _probabilities(self, network: nn.Module, inputs: Any) -> torch.Tensor:
-        given = tensor_inputs(inputs)
-        if given is not None:
-            logits = predict_batches(network, input_batches(given, self.config), self.layout, self.config)
-        else:
-            source = batch_source(inputs, self.layout, self.config, "inputs")
-            logits, _ = forward_all(network, source, self.layout, self.config)
-        return class_probabilities(logits, self.layout).cpu()
 
     def __getattr__(self, name: str) -> Any:
         if name in _FITTED:
