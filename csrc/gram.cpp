@@ -12,6 +12,7 @@ constexpr Index kPackChunk = 64;         // features that one thread packs at a 
 constexpr Index kSlabBytes = 4'000'000;  // packed slab: near the second-level caches' size
 constexpr Index kFewPoints = 300;
 constexpr Index kParts = 16;
+constexpr Index kMirrored = 32;  // rows and columns mirrored at a time: both stay in the first-level cache
 
 Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -77,8 +78,10 @@ void gram_add(const Slab& slab, Index features, double* gram, int threads) {
   } else {
     add_features(slab, 0, features, gram, threads);
   }
-  for (Index i = 0; i < n; ++i)
-    for (Index j = i + 1; j < n; ++j) gram[j * n + i] = gram[i * n + j];
+  for (Index i0 = 0; i0 < n; i0 += kMirrored)
+    for (Index j0 = i0; j0 < n; j0 += kMirrored)
+      for (Index j = j0; j < std::min(j0 + kMirrored, n); ++j)
+        for (Index i = i0; i < std::min(i0 + kMirrored, j); ++i) gram[j * n + i] = gram[i * n + j];
 }
 
 }  // namespace pymtg

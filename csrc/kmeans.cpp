@@ -326,12 +326,19 @@ void improve_best(std::vector<Partition>& states, Index n, const KMeansOptions& 
 void squared_distances(const double* gram, Index n, double* distances, int threads) {
   // Entries of the Gram matrix carry rounding errors in proportion to its diagonal.
   const double rounding = 16 * std::numeric_limits<double>::epsilon();
+  constexpr Index kTile = 64;  // rows of which the transposed entries stay in the cache
+  std::vector<double> diagonal(n);
+  for (Index i = 0; i < n; ++i) diagonal[i] = gram[i * n + i];
 #pragma omp parallel for num_threads(threads) schedule(static)
-  for (Index i = 0; i < n; ++i) {
-    for (Index j = 0; j < n; ++j) {
-      const double scale = gram[i * n + i] + gram[j * n + j];
-      const double value = scale - (gram[i * n + j] + gram[j * n + i]);
-      distances[i * n + j] = i == j || value <= rounding * scale ? 0.0 : value;
+  for (Index i0 = 0; i0 < n; i0 += kTile) {
+    for (Index j0 = 0; j0 < n; j0 += kTile) {
+      for (Index i = i0; i < std::min(i0 + kTile, n); ++i) {
+        for (Index j = j0; j < std::min(j0 + kTile, n); ++j) {
+          const double scale = diagonal[i] + diagonal[j];
+          const double value = scale - (gram[i * n + j] + gram[j * n + i]);
+          distances[i * n + j] = i == j || value <= rounding * scale ? 0.0 : value;
+        }
+      }
     }
   }
 }

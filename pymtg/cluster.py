@@ -25,6 +25,7 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 __all__ = ["FuzzyKMeans"]
 
 MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
+_ROWS_CHECKED = 64
 ALGORITHMS = ("auto", "gram", "grid", "lloyd")
 
 
@@ -380,16 +381,20 @@ def checked_gram(G: npt.ArrayLike | torch.Tensor) -> Float64Array:
         raise InvalidArgumentError(f"the Gram matrix must be square; got shape {gram.shape}")
     if len(gram) < 2:
         raise InvalidArgumentError(f"the Gram matrix must hold at least 2 points; got {len(gram)}")
-    if not np.isfinite(gram).all():
+    scale = max(float(np.abs(row).max()) for row in gram)
+    if not math.isfinite(scale):
         raise InvalidArgumentError("the Gram matrix must be finite; it holds NaN or infinity")
-    scale = float(np.abs(gram).max())
-    if np.abs(gram - gram.T).max() > 1e-8 * scale:
-        raise InvalidArgumentError(
-            f"the Gram matrix must be symmetric; got entries {np.abs(gram - gram.T).max()} apart"
-        )
-    if gram.diagonal().min() < -1e-12 * scale:
-        raise InvalidArgumentError(f"the Gram matrix must not have a negative diagonal; got {gram.diagonal().min()}")
-    squared = float((gram.diagonal()[:, None] + gram.diagonal() - 2 * gram).min())
+    diagonal = gram.diagonal()
+    asymmetry, squared = 0.0, math.inf
+    for at in range(0, len(gram), _ROWS_CHECKED):  # a matrix of many points is too large for copies of it
+        rows = slice(at, at + _ROWS_CHECKED)
+        part, across = gram[rows], gram[:, rows].T
+        asymmetry = max(asymmetry, float(np.abs(part - across).max()))
+        squared = min(squared, float((diagonal[rows, None] + diagonal - 2 * part).min()))
+    if asymmetry > 1e-8 * scale:
+        raise InvalidArgumentError(f"the Gram matrix must be symmetric; got entries {asymmetry} apart")
+    if diagonal.min() < -1e-12 * scale:
+        raise InvalidArgumentError(f"the Gram matrix must not have a negative diagonal; got {diagonal.min()}")
     if squared < -1e-8 * scale:
         raise InvalidArgumentError(
             f"the Gram matrix must give no negative squared distance; got {squared} (is it a matrix of distances?)"

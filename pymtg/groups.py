@@ -99,11 +99,12 @@ class TaskGroups:
     def __str__(self) -> str:
         width = max(map(len, self.names))
         lines = [f"{self.num_tasks} tasks in {self.num_groups} groups"]
-        for k, group in enumerate(self.groups):
-            lines.append(f"group {k} ({len(group)} tasks)")
-            for name in group:
-                shares = " ".join(f"{u:.3f}" for u in self.memberships[self.names.index(name)])
-                lines.append(f"  {name:<{width}}  {shares}")
+        for k in range(self.num_groups):
+            members = np.flatnonzero(self.labels == k)
+            lines.append(f"group {k} ({len(members)} tasks)")
+            for t in members:
+                shares = " ".join(f"{u:.3f}" for u in self.memberships[t])
+                lines.append(f"  {self.names[t]:<{width}}  {shares}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
