@@ -282,6 +282,18 @@ def test_dmtg_in_a_comparison_equals_training_by_hand(comparison):
     assert fixed["dmtg_warm"].results[1].scores == warm.evaluate(data.test)["dmtg"]
 
 
+def test_dmtg_needs_networks_with_a_backbone():
+    seen = []
+
+    def model(layout):
+        return torch.nn.Linear(8, layout.num_logits)
+
+    config = TrainConfig(epochs=1, on_epoch_end=lambda *_: seen.append(1))
+    with pytest.raises(InvalidTypeError, match=r"model must make a pymtg\.nets\.MultiHeadNet for DMTG.*made a Linear"):
+        compare(make, model, config=config, views=("fixed",), progress=False)
+    assert seen == []
+
+
 def test_ablations_of_dmtg():
     options = {"seeds": (0,), "num_groups": 2, "views": ("fixed",), "config": CONFIG, "progress": False}
     found = compare(make, MODEL, methods=("dmtg", *ABLATIONS), dmtg_options={"temperature": 1.0}, **options)

@@ -11,13 +11,15 @@ from torch.utils.data import Dataset, Subset
 
 from pymtg.data import ArrayTasks, TaskData
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets.multihead import MultiHeadNet
+from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source
 from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._methods import ABLATIONS, METHODS, Budget, Need, Runner, needs, split_epochs
 from pymtg.trainers._monitor import monitor_name
 from pymtg.trainers._progress import Reporter, reporting
-from pymtg.trainers._seeding import cpu_threads, stage_seed
-from pymtg.trainers._stages import Setting
+from pymtg.trainers._seeding import cpu_threads, seeded, stage_seed
+from pymtg.trainers._stages import Setting, check_model
 from pymtg.trainers._stg_run import STGPlan
 from pymtg.trainers.comparison import Comparison, ComparisonView, MethodSummary
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_choice, check_int
@@ -128,6 +130,7 @@ def compare(
                 n_init=n_init,
             )
             if position == 0:
+                _check_branch(model, part.layout, chosen.methods)
                 _expect(reporter, chosen, plan, part.layout.num_tasks, len(seeds))
             reporter.prefix = f"seed {seed}: "
             DMTGPlan.checked(part.layout, **chosen.dmtg_options)
@@ -211,6 +214,20 @@ def _hold_out(train: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any
         kept, out = (ArrayTasks(train.inputs[rows], train.targets[rows], train.layout) for rows in parts)
         return kept, out
     return Subset(train, parts[0].tolist()), Subset(train, parts[1].tolist())
+
+
+def _check_branch(model: ModelFactory, layout: TaskLayout, methods: Sequence[str]) -> None:
+    """Raise InvalidTypeError where DMTG cannot take its branches from the model: before hours of other methods."""
+    check_model(model, layout)
+    if not any(method.startswith("dmtg") for method in methods):
+        return
+    with seeded(0, torch.device("cpu")):
+        made = model(layout)
+    if not isinstance(made, MultiHeadNet):
+        raise InvalidTypeError(
+            "model must make a pymtg.nets.MultiHeadNet for DMTG, whose branches are its backbones, or methods leave "
+            f"DMTG out; it made a {type(made).__name__}"
+        )
 
 
 def _task_data(data: DataSource, seed: int) -> TaskData:
