@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 import torch
-from _branched import LAYOUT, conv_branches, mlp_branches, unsettled
+from _branched import LAYOUT, conv_branches, mlp_branches, net_of, unsettled, weighted_sum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -243,6 +243,20 @@ def test_in_place_behind_dropout_that_hands_on_the_shared_input():
     x = torch.randn(5, 6).double()
     got, expected = together.eval()(x.clone()), alone.eval()(x.clone())
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_branches_that_begin_in_place_leave_the_input_to_one_another(batched):
+    make = lambda: nn.Sequential(nn.ELU(inplace=True), nn.Linear(6, 3))  # noqa: E731
+    net = net_of([make() for _ in range(3)], features=3, trunk=nn.Linear(5, 6), batched=batched)
+    x = torch.randn(4, 5).double()
+    pruned, labels = net.prune([2, 0, 1, 0]), [2, 0, 1, 0]
+    shared = net.trunk(x)
+    features = torch.stack([net.branch_module(k)(shared.clone()) for k in range(3)])
+    torch.testing.assert_close(net(x), net.heads(features))
+    torch.testing.assert_close(pruned(x), net.forward_chosen(x, labels))
+    weighted_sum(net(x)).backward()
+    weighted_sum(pruned(x)).backward()
 
 
 class Own(nn.Module):

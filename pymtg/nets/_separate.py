@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from pymtg.nets._slicing import forget
 
 
+def own_copy(branch: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the inputs, copied where a layer works in place: it might be the first, and the next branch reads them."""
+    return inputs.clone() if any(getattr(layer, "inplace", False) for layer in branch.modules()) else inputs
+
+
 class SeparateBranches(nn.Module):
     """Branches as they are, run one after the other.
 
@@ -30,7 +35,7 @@ class SeparateBranches(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return features ``[K, B, ...]``."""
         copies = inputs.unbind() if self.fanned else [inputs] * len(self.each)
-        return torch.stack([branch(x) for branch, x in zip(self.each, copies, strict=True)])
+        return torch.stack([branch(own_copy(branch, x)) for branch, x in zip(self.each, copies, strict=True)])
 
     def module(self, k: int) -> nn.Module:
         """Return a copy of branch k."""

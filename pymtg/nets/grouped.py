@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pymtg.nets._separate import own_copy
 from pymtg.tasks import TaskLayout
 
 __all__ = ["GroupedNet"]
@@ -72,7 +73,7 @@ class GroupedNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Return logits ``[B, C]``, or ``{task: outputs}`` if some head returns other than ``[B, C_t]``."""
         shared = inputs if self.trunk is None else self.trunk(inputs)
-        features = [branch(shared) for branch in self.branches]
+        features = [branch(own_copy(branch, shared)) for branch in self.branches]
         if self.custom_names:
             return self._by_task(features)
         logits = torch.cat([layer(own) for layer, own in zip(self.linear, features, strict=True)], 1)
