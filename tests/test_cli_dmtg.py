@@ -119,7 +119,7 @@ def test_the_report_stands_alone_and_speaks_of_dmtg(plain):
     assert not re.search(r"https?://|url\(|@import|<script|<link", text)
     references = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert all(reference.startswith(("data:image/png;base64,", "#")) for reference in references)
-    words = re.sub(r"base64,[^\"]*", "", text)
+    words = re.sub(r"base64,[^\"]*|<pre.*?</pre>", "", text, flags=re.S)  # the command is that of the test run
     for part in ("DMTG on tiny", "chose the same branch", "The model that is left", "Assignment", "&lt;y0&gt;"):
         assert part in words
     for part in ("stg", "membership", "Data map", "<y0>", "nan"):

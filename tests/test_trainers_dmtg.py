@@ -274,11 +274,12 @@ def test_the_best_epoch_is_kept_with_the_branches_it_had():
     (stage,) = fitted.result_.stages
     scores = [record.val_score for record in stage.history]
     assert stage.best_epoch == 1 == 1 + int(np.argmax(scores))
-    assert fitted.result_.dropped == {2: 2}
+    assert fitted.result_.dropped == {}  # it went in an epoch that does not count any more
     assert fitted.net_.branch_ids == fitted.assignment_.branch_ids == (0, 1, 2)
     last = fit(val=make(), **options)
     assert last.result_.stages[0].best_epoch > 2
     assert last.net_.branch_ids == last.assignment_.branch_ids == (0, 1)
+    assert last.result_.dropped == {2: 2}
     short = fit(val=opposed(), **{**options, "assignment": leaning(0.15), "epochs": 1, "keep_best": False})
     for name, value in short.net_.state_dict().items():  # the same first epoch
         assert torch.equal(fitted.net_.state_dict()[name], value)
@@ -664,3 +665,48 @@ def test_progress_bar(capsys):
     pytest.importorskip("rich")
     fit(progress=True, warm_epochs=1, finetune_epochs=2)
     assert "7/7 epochs" in capsys.readouterr().err
+
+
+def test_an_epoch_without_any_choice_is_not_the_best():
+    fitted = fit(val=opposed(), keep_best=True, monitor="loss", assignment_warmup=0.5)
+    scores = [record.val_score for record in fitted.result_.stages[0].history]
+    assert int(np.argmax(scores)) == 0
+    assert fitted.result_.stages[0].best_epoch == 3
+
+
+def test_the_monitored_loss_is_the_trained_one():
+    fitted = fit(layout=REGRESSION, losses=dict.fromkeys("xyz", "l1"), val=make(REGRESSION), monitor="loss")
+    scores = torch.as_tensor(fitted.predict_proba(make(REGRESSION)))
+    targets = make(REGRESSION).targets
+    expected = -(scores - targets).abs().mean(0)
+    names = list(REGRESSION)
+    found = fitted.result_.stages[0].history[-1].val_task_scores
+    for name in "xyz":
+        assert found[names.index(name)] == pytest.approx(expected[names.index(name)].item(), rel=1e-4)
+
+
+def test_odd_kinds_of_numbers_and_inputs():
+    pandas = pytest.importorskip("pandas")
+    fitted = fit(seed=np.int64(3), assignment_lr=np.float32(0.01), epochs=np.int32(2))
+    data = make()
+    expected = fitted.predict_proba(data.inputs)
+    torch.testing.assert_close(fitted.predict_proba(pandas.DataFrame(data.inputs.numpy())), expected)
+    with pytest.raises(InvalidTypeError, match="inputs must hold numbers; got dtype object"):
+        fitted.predict_proba(pandas.DataFrame({"a": ["x"]}).astype(object))
+    with pytest.raises(InvalidArgumentError, match="num_groups must be left out or be the network's own, 3; got 5"):
+        trainer(branched(), num_groups=5)
+    with pytest.raises(InvalidTypeError, match="keep_best must be True or False; got 'a'"):
+        trainer(keep_best="a")
+    assert not any(part.training for part in fitted.model_.modules())
+
+
+def test_an_assignment_goes_on_from_its_state_after_a_drop():
+    first = TaskAssignment(4, 3, seed=1)
+    first.sample()
+    first.drop([0, 2])
+    second = TaskAssignment(4, 2, seed=1)
+    second.load_state_dict(first.state_dict())
+    assert second.branch_ids == (0, 2)
+    assert torch.equal(first.sample(), second.sample())
+    with pytest.raises(InvalidArgumentError, match="state must be of 3 branches, as here; got one of 2"):
+        TaskAssignment(4, 3).set_extra_state(first.get_extra_state())

@@ -211,12 +211,17 @@ class TaskAssignment(nn.Module):
         self.theta = cut(self.theta, torch.tensor(at, device=self.theta.device), optimizer, dim=1)
 
     def get_extra_state(self) -> Tensor:
-        """Return the count of draws, for ``state_dict``."""
-        return torch.tensor(self.draws)
+        """Return for ``state_dict`` what theta does not hold: the count of draws, and which branches are left."""
+        return torch.tensor([self.draws, self._drawn_branches, *self.branch_ids])
 
     def set_extra_state(self, state: Any) -> None:
-        """Take the count of draws back."""
-        self.draws = int(state)
+        """Take the draws and the branches back; InvalidArgumentError if there are more or fewer of these here."""
+        draws, drawn, *branches = state.tolist()
+        if len(branches) != self.num_branches:
+            raise InvalidArgumentError(
+                f"state must be of {self.num_branches} branches, as here; got one of {len(branches)}"
+            )
+        self.draws, self._drawn_branches, self.branch_ids = draws, drawn, tuple(branches)
 
     def extra_repr(self) -> str:
         """Name sizes and sampling in ``repr``."""

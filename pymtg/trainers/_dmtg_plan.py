@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,7 @@ class DMTGPlan:
 
 
 def _check_number(name: str, value: Any, *, above_zero: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"{name} must be a number; got {value!r}")
     if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
         raise InvalidArgumentError(f"{name} must be finite and {'above' if above_zero else 'at least'} 0; got {value}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pymtg.branched_loss import BranchedLoss
+from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError
 from pymtg.losses import MultiTaskLoss
 from pymtg.nets.assignment import TaskAssignment
@@ -22,6 +23,7 @@ from pymtg.nets.multihead import count_parameters
 from pymtg.trainers._batches import BatchSource
 from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._loop import Job, Run
+from pymtg.trainers._monitor import monitored
 from pymtg.trainers._predict import autocast, checked_logits
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord
@@ -81,6 +83,10 @@ class AssignmentTrace:
         self.probabilities.append(shares)
         self.temperatures.append(temperature)
 
+    def forget_after(self, epoch: int) -> None:
+        """Take back what was noted of dropping branches in later epochs: training went back to this one."""
+        self.dropped = {branch: last for branch, last in self.dropped.items() if last <= epoch}
+
     @property
     def note(self) -> str:
         """The last epoch in a few words, for the progress bar."""
@@ -118,6 +124,15 @@ class DMTGRun(Run):
     def make_loss(self) -> nn.Module:
         """Return the loss over all K x T heads."""
         return BranchedLoss(self.job.layout, self.job.plan.losses)
+
+    @property
+    def note(self) -> str:
+        """The entropy, and how many tasks have moved."""
+        return self.job.trace.note
+
+    def scores_of(self, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+        """Return the monitored scores; the loss is the one that is trained."""
+        return _scores(self, logits, targets)
 
     def optimizers_of(self, network: nn.Module) -> list[torch.optim.Optimizer]:
         """Return the network's optimizer and, where the assignment is learned, an Adam for theta."""
@@ -187,9 +202,17 @@ class DMTGRun(Run):
         assignment.drop(keep, self.optimizers[1])
 
     def keep_if_best(self, record: EpochRecord) -> None:
-        """Keep a copy of the network if no epoch before was better; a copy, since branches may be dropped later."""
+        """Keep a copy of the network if no epoch before was better; a copy, since branches may be dropped later.
+
+        An epoch after which nothing has been chosen does not count, unless it is the last: with equal logits every task
+        is on the first branch.
+        """
         score = -math.inf if record.val_score is None else record.val_score
-        if self.config.keep_best and score > self.best.score:
+        if not self.config.keep_best or not score > self.best.score:
+            return
+        theta = self.network.assignment.theta.detach()
+        undecided = theta.shape[1] > 1 and bool((theta == theta[:, :1]).all())
+        if not undecided or record.epoch == self.job.epochs:
             self.best = type(self.best)(score, record.epoch)
             self.best_network = copy.deepcopy(self.network)
 
@@ -197,7 +220,18 @@ class DMTGRun(Run):
         """Go back to the kept network, if any; return its epoch."""
         if isinstance(self.best_network, AssignedNet):
             self.network = self.best_network
+            self.job.trace.forget_after(self.best.epoch or 0)
         return self.best.epoch
+
+
+def _scores(run: DMTGRun | FinetuneRun, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+    if run.config.monitor != "loss" or not run.job.plan.losses:
+        return monitored(run.config.monitor, logits, targets, run.job.layout)
+    loss = BranchedLoss(run.job.layout, run.job.plan.losses)
+    loss(logits[None], targets, torch.ones(run.job.layout.num_tasks, 1, device=logits.device))
+    assert loss.task_losses is not None
+    known = known_targets(targets, run.job.layout).any(dim=0)
+    return tuple(torch.where(known, -loss.task_losses[:, 0], torch.nan).tolist())
 
 
 @dataclass(frozen=True)
@@ -227,6 +261,10 @@ class FinetuneRun(Run):
         if self.job.plan.freeze_trunk and network.trunk is not None:
             network.trunk.requires_grad_(False)
         return super().optimizers_of(network)
+
+    def scores_of(self, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+        """Return the monitored scores; the loss is the one that is trained."""
+        return _scores(self, logits, targets)
 
     def before_epoch(self, epoch: int) -> None:
         """Keep a frozen trunk in eval mode: its running statistics stay as they are."""

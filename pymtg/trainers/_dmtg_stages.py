@@ -53,22 +53,31 @@ class NetMaker:
 
     net: Any
     layout: TaskLayout
-    num_groups: int
+    num_groups: int | None
 
     def __call__(self) -> BranchedNet:
         """Return a network that is nobody else's."""
         made = self._made()
         if isinstance(made, BranchedNet):
+            self.check_branches(made)
             return made
+        groups = 3 if self.num_groups is None else self.num_groups
         waiting = [made]  # the first of the K is there already
         return BranchedNet.from_factory(
-            lambda own: waiting.pop() if waiting else copy.deepcopy(self.net(own)), self.layout, self.num_groups
+            lambda own: waiting.pop() if waiting else copy.deepcopy(self.net(own)), self.layout, groups
         )
 
     def single(self) -> MultiHeadNet:
         """Return one branch, behind the trunk, with a head for every task."""
         made = self._made()
         return made if isinstance(made, MultiHeadNet) else _first_branch(made)
+
+    def check_branches(self, net: BranchedNet) -> None:
+        """Raise InvalidArgumentError if a number of groups was given and a network has another."""
+        if self.num_groups not in (None, net.num_branches):
+            raise InvalidArgumentError(
+                f"num_groups must be left out or be the network's own, {net.num_branches}; got {self.num_groups}"
+            )
 
     def _made(self) -> BranchedNet | MultiHeadNet:
         if isinstance(self.net, BranchedNet):
@@ -81,7 +90,7 @@ class NetMaker:
         return copy.deepcopy(made)  # a factory may hand out one that it keeps
 
 
-def network_maker(net: Any, layout: TaskLayout, num_groups: int) -> NetMaker:
+def network_maker(net: Any, layout: TaskLayout, num_groups: int | None) -> NetMaker:
     """Return what makes the network to train, or raise a typed error for what is neither network nor factory."""
     if isinstance(net, BranchedNet):
         if net.layout != layout:
@@ -90,7 +99,10 @@ def network_maker(net: Any, layout: TaskLayout, num_groups: int) -> NetMaker:
         raise InvalidTypeError(
             f"net must be a BranchedNet, or a factory layout -> BranchedNet or MultiHeadNet; got {type(net).__name__}"
         )
-    return NetMaker(net, layout, num_groups)
+    maker = NetMaker(net, layout, num_groups)
+    if isinstance(net, BranchedNet):
+        maker.check_branches(net)
+    return maker
 
 
 def train_dmtg(setting: Setting, plan: DMTGPlan, make: NetMaker, *, warm: Trained | None = None) -> Grouping:

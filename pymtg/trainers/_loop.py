@@ -73,7 +73,7 @@ def train_network(
         run = (Run if kind is None else kind)(job, config, train, val)
         for epoch in range(1, job.epochs + 1):
             record = run.epoch(epoch)
-            reporter.epoch(job.name, record.loss)
+            reporter.epoch(job.name, record.loss, run.note)
             if config.on_epoch_end is not None:
                 config.on_epoch_end(job.name, record)
         best = run.restore_best()
@@ -132,6 +132,11 @@ class Run:
         task_losses: Any = self.loss.task_losses
         return total, task_losses
 
+    @property
+    def note(self) -> str:
+        """What the progress bar shows of the last epoch beside its loss."""
+        return ""
+
     def before_epoch(self, epoch: int) -> None:
         """Do what an epoch needs before its first batch."""
         self.network.train()
@@ -167,6 +172,10 @@ class Run:
         if self.val is None:
             return None
         logits, targets = forward_all(self.network, self.val, self.job.layout, self.config)
+        return self.scores_of(logits, targets)
+
+    def scores_of(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, ...]:
+        """Return the T monitored scores of predictions [N, C]; NaN where a task's is not defined."""
         return monitored(self.config.monitor, logits, targets, self.job.layout)
 
     def _train_epoch(self) -> torch.Tensor:

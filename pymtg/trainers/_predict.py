@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pymtg.errors import InvalidArgumentError
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source, input_batches
 from pymtg.trainers.config import TrainConfig
@@ -71,12 +71,15 @@ def predict_batches(network: nn.Module, inputs: Iterable[Any], layout: TaskLayou
 
 
 def predict_any(network: nn.Module, inputs: Any, layout: TaskLayout, config: TrainConfig) -> torch.Tensor:
-    """Return probabilities [N, num_logits], on the CPU, of a tensor, an array or a dataset of (input, targets).
+    """Return probabilities [N, num_logits], on the CPU, of a tensor, array, data frame or dataset of (input, targets).
 
     Floating inputs become torch's default dtype, as from_arrays makes them for fit: numpy's default is float64.
     """
-    if isinstance(inputs, np.ndarray):
-        inputs = torch.from_numpy(np.ascontiguousarray(inputs))
+    if not isinstance(inputs, torch.Tensor) and hasattr(inputs, "__array__"):
+        array = np.ascontiguousarray(inputs)
+        if array.dtype.kind not in "biuf":
+            raise InvalidTypeError(f"inputs must hold numbers; got dtype {array.dtype}")
+        inputs = torch.from_numpy(array)
     if isinstance(inputs, torch.Tensor):
         inputs = inputs.to(torch.get_default_dtype()) if inputs.is_floating_point() else inputs
         logits = predict_batches(network, input_batches(inputs, config), layout, config)

@@ -29,10 +29,15 @@ class Reporter:
         if self._bar is not None and self._line is not None:
             self._bar.update(self._line, total=self._total)
 
-    def epoch(self, stage: str, loss: float) -> None:
-        """Count one finished epoch."""
+    def epoch(self, stage: str, loss: float, note: str = "") -> None:
+        """Count one finished epoch; `note` stands behind its loss."""
         if self._bar is not None and self._line is not None:
-            self._bar.update(self._line, advance=1, description=f"{self.prefix}{stage}", loss=f"loss {loss:.4g}")
+            self._bar.update(
+                self._line,
+                advance=1,
+                description=f"{self.prefix}{stage}",
+                loss=f"loss {loss:.4g}" + (f", {note}" if note else ""),
+            )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -92,10 +93,13 @@ class TrainConfig:
             most = 4 * max(16, os.cpu_count() or 1)  # OpenMP ends the process where it cannot start them
             if check_int("num_threads", self.num_threads, 1) > most:
                 raise InvalidArgumentError(f"num_threads must be at most {most} here; got {self.num_threads}")
-        if isinstance(self.lr, bool) or not isinstance(self.lr, (int, float)):
+        lr: object = self.lr
+        if isinstance(lr, bool) or not isinstance(lr, numbers.Real):
             raise InvalidTypeError(f"lr must be a number; got {self.lr!r}")
         if not 0 < self.lr < float("inf"):
             raise InvalidArgumentError(f"lr must be positive and finite; got {self.lr}")
+        if not isinstance(self.keep_best, bool):
+            raise InvalidTypeError(f"keep_best must be True or False; got {self.keep_best!r}")
         for name in ("optimizer", "scheduler", "on_epoch_end"):
             value = getattr(self, name)
             if value is not None and not callable(value):
@@ -146,12 +150,12 @@ class TrainConfig:
 
 
 def check_int(name: str, value: object, lowest: int) -> int:
-    """Return `value` if it is an integer of at least `lowest`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Return `value` as an int if it is an integer, of NumPy or not, of at least `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise InvalidTypeError(f"{name} must be an integer; got {value!r} of type {type(value).__name__}")
     if value < lowest:
         raise InvalidArgumentError(f"{name} must be at least {lowest}; got {value}")
-    return value
+    return int(value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:

@@ -54,7 +54,8 @@ class DMTGTrainer:
     layout
         The T tasks.
     num_groups
-        K where `net` makes a MultiHeadNet; a BranchedNet has its own. It may be more than T.
+        K where `net` makes a MultiHeadNet, by default 3; it may be more than T. A BranchedNet has its own, and another
+        number beside it is an error.
     epochs
         Epochs of the grouped training.
     lr, optimizer, scheduler, batch_size, device, amp, num_threads, num_workers, keep_best, monitor, on_epoch_end
@@ -99,7 +100,7 @@ class DMTGTrainer:
     Attributes
     ----------
     model_ : pymtg.nets.GroupedNet
-        The pruned network, fine-tuned where asked for: a plain module, inputs to logits [B, C].
+        The pruned network, fine-tuned where asked for: a plain module, inputs to logits [B, C], in eval mode.
     net_ : pymtg.nets.BranchedNet
         All branches that were left and all their heads, before pruning.
     assignment_ : pymtg.nets.TaskAssignment
@@ -108,6 +109,7 @@ class DMTGTrainer:
         Memberships ``softmax(theta)`` [T, K] and labels ``argmax theta``, in the numbers the branches began with.
     assignment_history_ : numpy.ndarray
         [epochs + 1, T, K] float64: ``softmax(theta)`` before the first epoch and after each; 0 for a dropped branch.
+        With `keep_best` it goes on past the epoch that was kept, whose row is ``groups_.memberships``.
     data_map_ : pymtg.DataMap or None
         Where one was recorded.
     result_ : DMTGResult
@@ -137,7 +139,7 @@ class DMTGTrainer:
         net: BranchedNet | NetFactory,
         layout: TaskLayout,
         *,
-        num_groups: int = 3,
+        num_groups: int | None = None,
         epochs: int = 20,
         lr: float = 1e-3,
         assignment: str | TaskAssignment = "learned",
@@ -173,7 +175,7 @@ class DMTGTrainer:
         self.net, self.layout = net, layout
         self.plan = DMTGPlan.checked(
             layout,
-            num_groups=num_groups,
+            num_groups=3 if num_groups is None else num_groups,
             epochs=epochs,
             assignment=assignment,
             sampling=sampling,
@@ -307,7 +309,15 @@ class DMTGTrainer:
             seed=self.seed,
         )
         history = np.stack(trace.probabilities)
-        values = (found.net, found.assignment, found.model, found.groups, history, found.data_map, result)
+        values = (
+            found.net.eval(),
+            found.assignment.eval(),
+            found.model.eval(),
+            found.groups,
+            history,
+            found.data_map,
+            result,
+        )
         return dict(zip(_FITTED, values, strict=True))
 
     def __getattr__(self, name: str) -> Any:
