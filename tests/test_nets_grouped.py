@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pymtg import TaskLayout
+from pymtg.errors import InvalidArgumentError
 from pymtg.nets import MLP, BranchedNet, ConvNet, GroupedNet, count_parameters
 
 
@@ -137,3 +138,17 @@ def test_linear_heads_beside_others():
     x = torch.randn(5, 6).double()
     for labels in ([2, 0, 1, 2], [0, 0, 1, 0], [1, 1, 1, 1]):
         torch.testing.assert_close(net.prune(labels)(x), net.forward_chosen(x, labels))
+
+
+def test_the_weights_of_other_groups_are_refused():
+    layout = TaskLayout.binary(["a", "b", "c", "d"])
+    net, other = (net_of(mlp_branches(2), layout).prune(labels) for labels in ([0, 0, 1, 1], [0, 1, 0, 1]))
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in other.state_dict().items()}
+    before = copy.deepcopy(other.state_dict())
+    for target, source in ((other, net), (nn.Sequential(other), nn.Sequential(net))):
+        with pytest.raises(InvalidArgumentError, match=r"labels \(0, 1, 0, 1\), as here; got one of \(0, 0, 1, 1\)"):
+            target.load_state_dict(source.state_dict())
+    torch.testing.assert_close(other.state_dict(), before)
+    for state in (None, torch.tensor(0), torch.tensor([0, 1]), torch.tensor([0.5, 1, 0, 1])):
+        with pytest.raises(InvalidArgumentError, match="must be of the labels"):
+            other.set_extra_state(state)

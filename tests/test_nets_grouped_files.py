@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pymtg import TaskLayout
-from pymtg.errors import FileFormatError, InvalidArgumentError
+from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 from pymtg.nets import MLP, BranchedNet, ConvNet, load_grouped, save_grouped
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 2, 1])
@@ -81,3 +81,60 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     safetensors.torch.save_file({"branches.0.layers.0.weight": torch.ones(2)}, path, metadata)
     with pytest.raises(FileFormatError, match="does not describe a network"):
         load_grouped(path)
+
+
+def rewritten(path, **changes):
+    """Write the file again with another description."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    described = json.loads(metadata["net"]) | changes
+    safetensors.torch.save_file(safetensors.torch.load_file(path), path, metadata | {"net": json.dumps(described)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"branch_ids": list(range(10**6))}, "describes 6000001 tensors; the file holds 13"),
+        ({"hidden": [10**10, 4]}, r"branches\.0\.layers\.0\.weight must be \[10000000000, 6\]; .* holds \[5, 6\]"),
+        ({"hidden": [10**30, 4]}, r"branches\.0\.layers\.0\.weight must be"),
+        ({"in_features": 10**12}, r"must be \[5, 1000000000000\]"),
+        ({"trunk": [2, 10**10]}, "describes 17 tensors"),
+        (
+            {"layout": TaskLayout(LAYOUT.names, [1, 10**10, 2, 1]).to_dict()},
+            r"linear\.0\.weight must be \[10000000001, 4\]",
+        ),
+        ({"dropout": [0.0, 0.5]}, r"branches\.0\.layers\.3\.weight must be \[4, 5\]; the file holds none"),
+        ({"dropout": [0.0, float("nan")]}, "dropout must lie in"),
+        ({"labels": [0, 0, 0, 0]}, "every branch a task"),
+        ({"labels": [0.0, 1, 0, 1]}, r"labels\[0\] must be an integer; got 0.0"),
+        ({"labels": [1, 0, 1]}, "every task a branch"),
+        ({"labels": [0, 0, 1, 1]}, "must be of the labels"),  # as many columns as before: only the state tells
+        ({"branch_ids": "ab"}, "branch_ids must be a list"),
+        ({"branch_ids": [0.5, 1]}, "branch_ids must be a list"),
+        ({"hidden": "54"}, "hidden must be a sequence"),
+        ({"hidden": [5.0, 4]}, r"hidden\[0\] must be an integer"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_descriptions_that_do_not_fit_the_tensors_build_nothing(tmp_path, changes, message):
+    net = BranchedNet(lambda: MLP(6, (5, 4)), 3, TaskLayout(["a", "b", "c", "d"], [2, 3, 1, 2])).prune([2, 0, 2, 0])
+    path = save_grouped(tmp_path / "m.safetensors", net)
+    rewritten(path, **changes)
+    with pytest.raises(FileFormatError, match=f"does not describe a network: .*{message}"):
+        load_grouped(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_weights_keep_their_dtype(tmp_path, dtype, generator):
+    net = pruned([2, 0, 2, 1], MLP(6, (7,))).to(dtype)
+    again = load_grouped(save_grouped(tmp_path / "m.safetensors", net))
+    assert {p.dtype for p in again.parameters()} == {dtype}
+    assert all(p.requires_grad and p.device.type == "cpu" for p in again.parameters())
+    inputs = torch.randn(9, 6, generator=generator).to(dtype)
+    assert torch.equal(again(inputs), net(inputs))
+
+
+def test_only_pruned_networks_are_saved(tmp_path):
+    with pytest.raises(InvalidTypeError, match="net must be a GroupedNet, as prune returns; got BranchedNet"):
+        save_grouped(tmp_path / "m.safetensors", BranchedNet(lambda: MLP(6, (4,)), 2, LAYOUT))
+    assert not list(tmp_path.iterdir())

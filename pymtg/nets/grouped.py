@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pymtg.errors import InvalidArgumentError
 from pymtg.nets._separate import own_copy
 from pymtg.tasks import TaskLayout
 
@@ -16,7 +18,8 @@ __all__ = ["GroupedNet"]
 class GroupedNet(nn.Module):
     """Branches, each with the heads of its own tasks; made by :meth:`pymtg.nets.BranchedNet.prune`.
 
-    Plain modules only: it pickles, deep-copies and goes through ``torch.export``; its ``state_dict`` fits safetensors.
+    Plain modules only: it pickles, deep-copies and goes through ``torch.export``; its ``state_dict`` fits safetensors,
+    and holds the labels: ``load_state_dict`` raises InvalidArgumentError for the weights of other groups.
 
     Parameters
     ----------
@@ -78,6 +81,16 @@ class GroupedNet(nn.Module):
             return self._by_task(features)
         logits = torch.cat([layer(own) for layer, own in zip(self.linear, features, strict=True)], 1)
         return logits if self.columns is None else logits[:, self.columns]
+
+    def get_extra_state(self) -> Tensor:
+        """Return for ``state_dict`` what the weights do not tell: the labels, int64 ``[T]``."""
+        return torch.tensor(self.labels, dtype=torch.int64, device="cpu")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Raise InvalidArgumentError unless the labels are those of this network, before any weight is loaded."""
+        labels = tuple(state.tolist()) if isinstance(state, Tensor) and state.ndim == 1 else state
+        if labels != self.labels:
+            raise InvalidArgumentError(f"state must be of the labels {self.labels}, as here; got one of {labels}")
 
     def _by_task(self, features: Sequence[Tensor]) -> Tensor | dict[str, Tensor]:
         outputs: dict[int, Tensor] = {}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pymtg._files import replacing
-from pymtg.errors import FileFormatError, InvalidArgumentError, PymtgError
-from pymtg.nets.backbones import MLP
+from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError, PymtgError
+from pymtg.nets._positions import checked_positions
+from pymtg.nets.backbones import MLP, checked_dropout, checked_size, checked_sizes
 from pymtg.nets.grouped import GroupedNet
 from pymtg.tasks import TaskLayout
 
@@ -29,6 +32,8 @@ def save_grouped(path: str | os.PathLike[str], net: GroupedNet) -> Path:
 
     Raises
     ------
+    InvalidTypeError
+        If `net` is no :class:`GroupedNet`.
     InvalidArgumentError
         If trunk or branches are no :class:`MLP`, or a task has a head of its own: save the ``state_dict`` of such a
         network yourself.
@@ -38,6 +43,8 @@ def save_grouped(path: str | os.PathLike[str], net: GroupedNet) -> Path:
     import safetensors
     import safetensors.torch
 
+    if not isinstance(net, GroupedNet):
+        raise InvalidTypeError(f"net must be a GroupedNet, as prune returns; got {type(net).__name__}")
     metadata = {"format": _FORMAT, "version": _VERSION, "net": json.dumps(_description(net))}
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with replacing(path) as temporary:
@@ -49,14 +56,17 @@ def save_grouped(path: str | os.PathLike[str], net: GroupedNet) -> Path:
 
 
 def load_grouped(path: str | os.PathLike[str]) -> GroupedNet:
-    """Build the network that :func:`save_grouped` wrote, on the CPU, in eval mode.
+    """Build the network that :func:`save_grouped` wrote, on the CPU, in eval mode, with weights of the saved dtype.
+
+    The description is compared with the tensors' names and shapes before anything is built, so that a file costs no
+    more than its size.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     FileFormatError
-        If the file is truncated or something else.
+        If the file is truncated or something else, or its tensors are not those of the network that it describes.
     """
     import safetensors
     import safetensors.torch
@@ -66,14 +76,15 @@ def load_grouped(path: str | os.PathLike[str]) -> GroupedNet:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what safetensors returns may lie in the file itself, which others may overwrite.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise FileFormatError(f"{os.fspath(path)} is truncated or no safetensors file: {error}") from error
     if metadata.get("format") != _FORMAT or metadata.get("version") != _VERSION:
         raise FileFormatError(f"{os.fspath(path)} is no {_FORMAT} of version {_VERSION}")
     try:
-        net = _build(json.loads(metadata["net"]))
-        net.load_state_dict(tensors)
+        net = _build(_checked(json.loads(metadata["net"]), tensors))
+        net.load_state_dict(tensors, assign=True)
     except (PymtgError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise FileFormatError(f"{os.fspath(path)} does not describe a network: {error}") from error
     return net.eval()
@@ -109,17 +120,74 @@ def _mlp(module: nn.Module, place: str) -> dict[str, Any]:
     }
 
 
-def _build(description: dict[str, Any]) -> GroupedNet:
-    layout = TaskLayout.from_dict(description["layout"])
-    labels, branch_ids, hidden = description["labels"], description["branch_ids"], description["hidden"]
+def _checked(description: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return a description whose network has these tensors, by name and shape; allocates nothing that is not there."""
+    layout, branch_ids = TaskLayout.from_dict(description["layout"]), description["branch_ids"]
+    hidden, trunk = checked_sizes(description["hidden"], "hidden"), description["trunk"]
+    if not isinstance(branch_ids, list) or not all(type(k) is int and k >= 0 for k in branch_ids):
+        raise InvalidArgumentError("branch_ids must be a list of numbers of branches")
+    trunk = None if trunk is None else checked_sizes(trunk, "trunk")
+    count = 1 + 2 * (len(trunk or ()) + len(branch_ids) * (len(hidden) + 1))
+    if count != len(tensors):
+        raise InvalidArgumentError(f"it describes {count} tensors; the file holds {len(tensors)}")
+    labels = checked_positions(description["labels"], "labels", len(branch_ids))
+    if len(labels) != layout.num_tasks or len(set(labels)) != len(branch_ids):
+        raise InvalidArgumentError(f"labels must give every task a branch and every branch a task; got {labels}")
+    checked = {
+        "layout": layout,
+        "in_features": checked_size(description["in_features"], "in_features"),
+        "trunk": trunk,
+        "hidden": hidden,
+        "dropout": tuple(checked_dropout(p) for p in description["dropout"][:2]),
+        "labels": labels,
+        "branch_ids": branch_ids,
+    }
+    for name, shape in _shapes(checked).items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            got = list(tensors[name].shape) if name in tensors else "none"
+            raise InvalidArgumentError(f"{name} must be {list(shape)}; the file holds {got}")
+    return checked
+
+
+def _shapes(description: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the tensors of the described network."""
+    width, hidden, trunk = description["in_features"], description["hidden"], description["trunk"]
+    dropouts, columns = description["dropout"], _columns(description)
+    shapes: dict[str, tuple[int, ...]] = {"_extra_state": (len(description["labels"]),)}
+    if trunk is not None:
+        shapes |= _mlp_shapes("trunk", width, trunk, dropouts[0])
+        width = trunk[-1]
+    for k, count in enumerate(columns):
+        shapes |= _mlp_shapes(f"branches.{k}", width, hidden, dropouts[1])
+        shapes |= {f"linear.{k}.weight": (count, hidden[-1]), f"linear.{k}.bias": (count,)}
+    return shapes
+
+
+def _mlp_shapes(place: str, width: int, hidden: tuple[int, ...], dropout: float) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (before, after) in enumerate(zip((width, *hidden), hidden, strict=False)):
+        layer = f"{place}.layers.{i * (3 if dropout else 2)}"  # a ReLU and perhaps dropout follow each
+        shapes |= {f"{layer}.weight": (after, before), f"{layer}.bias": (after,)}
+    return shapes
+
+
+def _columns(description: Mapping[str, Any]) -> list[int]:
+    """Return per branch how many columns its linear heads have."""
+    columns = [0] * len(description["branch_ids"])
+    for count, own in zip(description["layout"].num_classes, description["labels"], strict=True):
+        columns[own] += count
+    return columns
+
+
+def _build(description: Mapping[str, Any]) -> GroupedNet:
+    """Build a checked network on the meta device, for tensors to be assigned."""
+    hidden, (trunk_dropout, dropout) = description["hidden"], description["dropout"]
     width, trunk = description["in_features"], None
-    if description["trunk"] is not None:
-        trunk = MLP(width, description["trunk"], description["dropout"][0])
-        width = trunk.out_features
-    branches = [MLP(width, hidden, description["dropout"][1]) for _ in branch_ids]
-    columns = [
-        sum(count for count, own in zip(layout.num_classes, labels, strict=True) if own == k)
-        for k in range(len(branches))
-    ]
-    heads = [nn.Linear(hidden[-1], count) for count in columns]
-    return GroupedNet(layout, labels, branches, heads, {}, trunk, branch_ids)
+    with torch.device("meta"):
+        if description["trunk"] is not None:
+            trunk = MLP(width, description["trunk"], trunk_dropout)
+            width = trunk.out_features
+        branches = [MLP(width, hidden, dropout) for _ in description["branch_ids"]]
+        heads = [nn.Linear(hidden[-1], count) for count in _columns(description)]
+    layout, labels = description["layout"], description["labels"]
+    return GroupedNet(layout, labels, branches, heads, {}, trunk, description["branch_ids"])
