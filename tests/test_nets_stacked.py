@@ -328,6 +328,21 @@ def test_a_hook_on_any_branch_is_kept():
     assert not BranchedNet([nn.Linear(3, 3), hooked()], 2, LAYOUT, 3).batched
 
 
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_hooks_on_parameters_are_kept(register, name):
+    branches, seen = [MLP(3, (4,)) for _ in range(3)], []
+    handle = getattr(getattr(branches[1].layers[0], name), register)(lambda tensor: seen.append(tensor.shape))
+    with pytest.raises(InvalidArgumentError, match=r"cannot run together: layer 'layers\.0' \(Linear\) has hooks"):
+        BranchedNet(branches, 3, LAYOUT, batched=True)
+    net = BranchedNet(branches, 3, LAYOUT)
+    assert not net.batched
+    net(torch.randn(5, 3)).sum().backward()
+    assert seen == [getattr(branches[1].layers[0], name).shape]
+    handle.remove()
+    assert BranchedNet(branches, 3, LAYOUT).batched
+
+
 def test_together_where_layers_are_small():
     assert BranchedNet(lambda: MLP(64, (128, 128)), 3, LAYOUT).batched
     assert BranchedNet(lambda: ConvNet(3, (32, 64)), 3, LAYOUT).batched

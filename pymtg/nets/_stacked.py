@@ -240,9 +240,11 @@ def _named(layers: Sequence[nn.Module]) -> OrderedDict[str, nn.Module]:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Tell whether something hooks into the calls of this module, or replaces them."""
+    """Tell whether something hooks into the calls of this module or its parameters' gradients, or replaces them."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(bool(each) for each in hooks) or "forward" in vars(module)
+    own = [p for p in module._parameters.values() if p is not None]
+    tensors = (getattr(p, name, None) for p in own for name in ("_backward_hooks", "_post_accumulate_grad_hooks"))
+    return any(bool(each) for each in (*hooks, *tensors)) or "forward" in vars(module)
 
 
 def _check_alike(modules: Sequence[nn.Module]) -> None:
