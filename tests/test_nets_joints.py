@@ -11,6 +11,7 @@ from torch import nn
 from torchjd.aggregation import UPGrad
 
 from pymtg import TaskLayout
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import MLP, BranchedNet
 
 
@@ -146,3 +147,21 @@ def test_a_branch_without_gradient_does_no_harm():
     assert net.trunk.weight.grad.any()
     assert torch.isfinite(net.trunk.weight.grad).all()
     assert not net.heads.linear.weight.grad[1:].any()
+
+
+@pytest.mark.parametrize("trunk", [None, nn.Linear(5, 6)], ids=["no trunk", "trunk"])
+def test_an_aggregator_of_another_shape_is_named(trunk):
+    x = torch.randn(7, 6 if trunk is None else 5).double()
+    message = r"aggregator must return \[28\], one gradient of a matrix \[4, 28\]; got "
+    for aggregator, got in (
+        (lambda m: m, r"\[4, 28\]"),
+        (lambda m: m.sum(1), r"\[4\]"),
+        (lambda m: m.sum(), r"\[\]"),
+        (lambda m: m.sum(0, keepdim=True), r"\[1, 28\]"),
+    ):
+        net = net_of(mlp_branches(3), trunk=trunk, aggregator=aggregator)
+        with pytest.raises(InvalidArgumentError, match=message + got):
+            net(x).sum().backward()
+    net = net_of(mlp_branches(3), trunk=trunk, aggregator=lambda m: m.sum(0).tolist())
+    with pytest.raises(InvalidTypeError, match="aggregator must return a tensor; got list"):
+        net(x).sum().backward()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+
 Aggregator = Callable[[Tensor], Tensor]
 
 
@@ -28,7 +30,8 @@ def fan_out(values: Tensor, copies: int, aggregator: Aggregator) -> Tensor:
         How many.
     aggregator
         From the copies' gradients as a matrix ``[copies, n]``, one flattened gradient a row, to ``[n]``; called once
-        for each of the N. Half-precision gradients reach it in float32.
+        for each of the N. Half-precision gradients reach it in float32. The backward raises InvalidTypeError where it
+        returns no tensor and InvalidArgumentError for another shape.
 
     Returns
     -------
@@ -61,5 +64,18 @@ class _FannedOut(torch.autograd.Function):
         if gradient.numel() == 0:
             return gradient.sum(1), None, None
         exact = gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
-        rows = [ctx.aggregator(matrix).view(matrix.shape[1]) for matrix in exact.flatten(2).unbind()]
+        rows = [_aggregated(ctx.aggregator, matrix) for matrix in exact.flatten(2).unbind()]
         return torch.stack(rows).to(gradient.dtype).view_as(gradient[:, 0]), None, None
+
+
+def _aggregated(aggregator: Aggregator, matrix: Tensor) -> Tensor:
+    """Return one gradient ``[n]`` of a matrix ``[m, n]``, or raise a typed error."""
+    gradient: Any = aggregator(matrix)
+    if not isinstance(gradient, Tensor):
+        raise InvalidTypeError(f"aggregator must return a tensor; got {type(gradient).__name__}")
+    if gradient.shape != matrix.shape[1:]:
+        raise InvalidArgumentError(
+            f"aggregator must return [{matrix.shape[1]}], one gradient of a matrix {list(matrix.shape)}; "
+            f"got {list(gradient.shape)}"
+        )
+    return gradient
