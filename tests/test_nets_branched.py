@@ -4,6 +4,7 @@ import copy
 import pickle
 import secrets
 
+import numpy as np
 import pytest
 import torch
 from _branched import LAYOUT, conv_branches, mlp_branches, net_of
@@ -216,6 +217,7 @@ def test_what_it_refuses_to_be_made_of():
     raises(InvalidTypeError, "head must return a torch.nn.Module for 'b'", ok, 2, LAYOUT, head={"b": lambda f, c: 1})
     raises(bad, "it returned one twice", ok, 2, LAYOUT, head={"b": lambda f, c: same})
     raises(InvalidTypeError, "aggregator must be callable or None; got str", ok, 2, LAYOUT, aggregator="mgda")
+    raises(InvalidTypeError, "gradient_scaling must be True or False; got 'no'", ok, 2, LAYOUT, gradient_scaling="no")
     raises(bad, "gradient_scaling must be False", ok, 2, LAYOUT, aggregator=sum, gradient_scaling=True)
     with pytest.raises(InvalidTypeError, match="model must be a factory"):
         BranchedNet.from_factory(mlp(6)(LAYOUT), LAYOUT, 2)
@@ -241,3 +243,57 @@ def test_what_it_refuses_to_do():
             net.prune(labels)
     with pytest.raises(InvalidArgumentError, match="k must name branches by position"):
         net.branch_module(2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.9, 1.7, 0, 0], r"\[0\] must be an integer; got 0\.9"),
+        ([0, True, 0, 0], r"\[1\] must be an integer; got True"),
+        ([0, 1, "1", 0], r"\[2\] must be an integer; got '1'"),
+        ([0, 1, 0, torch.tensor(0.5)], r"\[3\] must be an integer; got tensor"),
+        ("0101", " must be a sequence of integers or an integer tensor; got '0101'"),
+        (None, " must be a sequence of integers or an integer tensor; got None"),
+        (1, " must be a sequence of integers or an integer tensor; got 1"),
+        ({0: 1}, " must be a sequence of integers or an integer tensor; got {0: 1}"),
+        (torch.tensor([0.5, 1, 0, 0]), r" must hold integers; got a tensor of torch\.float32"),
+        (torch.tensor([True, False]), r" must hold integers; got a tensor of torch\.bool"),
+        (np.array([0.5, 1, 0, 0]), r"\[0\] must be an integer; got .*0\.5"),
+    ],
+    ids=str,
+)
+def test_labels_and_positions_that_are_no_integers(labels, message):
+    net = net_of(mlp_branches(2))
+    for name, call in (
+        ("labels", net.prune),
+        ("labels", lambda given: net.forward_chosen(torch.zeros(3, 6).double(), given)),
+        ("keep", net.drop_branches),
+    ):
+        with pytest.raises(InvalidTypeError, match=f"^{name}{message}"):
+            call(labels)
+    assert net.num_branches == 2
+
+
+@pytest.mark.parametrize("k", [1.0, "1", True, None, torch.tensor(1.0), torch.tensor([1])], ids=str)
+def test_a_position_that_is_no_integer(k):
+    with pytest.raises(InvalidTypeError, match=r"^k must be an integer; got "):
+        net_of(mlp_branches(2)).branch_module(k)
+
+
+def test_integers_of_every_kind_name_branches():
+    net = net_of(mlp_branches(3))
+    x = torch.randn(4, 6).double()
+    expected = net.prune([2, 0, 2, 0])(x)
+    for labels in (
+        np.array([2, 0, 2, 0], dtype=np.int32),
+        [np.int64(2), np.uint8(0), torch.tensor(2), 0],
+        torch.tensor([2, 0, 2, 0], dtype=torch.uint8),
+        (2, 0, 2, 0),
+    ):
+        torch.testing.assert_close(net.prune(labels)(x), expected, rtol=0, atol=0)
+    for k in (np.int64(2), torch.tensor(2)):
+        torch.testing.assert_close(net.branch_module(k).state_dict(), net.branch_module(2).state_dict())
+    with pytest.raises(InvalidArgumentError, match=r"labels must have one dimension; got a tensor \[2, 2\]"):
+        net.prune(torch.zeros(2, 2, dtype=torch.int64))
+    net.drop_branches(torch.tensor([2, 0]))
+    assert net.branch_ids == (2, 0)

@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 import torch
-from _branched import conv_branches, mlp_branches, net_of, weighted_sum
+from _branched import LAYOUT, conv_branches, mlp_branches, net_of, weighted_sum
 from torch import nn
 
 from pymtg.errors import InvalidArgumentError
@@ -129,3 +129,47 @@ def test_bad_positions_change_nothing(keep, message):
         net.drop_branches(keep)
     assert net.num_branches == 3
     torch.testing.assert_close(net.state_dict(), before)
+
+
+def test_adafactors_factors_are_cut():
+    two = mlp_branches(2)
+    three, without = (net_of(branches, batched=True) for branches in ([*copy.deepcopy(two), *mlp_branches(1)], two))
+    grown = copy.deepcopy(three)
+    grown.drop_branches([0, 1])
+    without.load_state_dict(grown.state_dict())
+    ours, theirs = (torch.optim.Adafactor(net.parameters(), lr=1e-2) for net in (three, without))
+    batches, weights = torch.randn(2, 9, 6).double(), torch.randn(2, 9, LAYOUT.num_logits).double()
+    trained(three, ours, batches[:1], weights)
+    trained(without, theirs, batches[:1], weights)
+    three.drop_branches([0, 1], ours)
+    assert set(ours.state) == set(three.parameters())
+    for mine, other in zip(three.parameters(), without.parameters(), strict=True):
+        got, expected = ours.state[mine], dict(theirs.state[other])
+        if mine.ndim == 2:  # one column factor for all branches: the mean, which the third was part of with zeros
+            expected["col_var"] = expected["col_var"] * 2 / 3
+        torch.testing.assert_close(got, expected)
+    trained(three, ours, batches[1:], weights)
+    assert all(torch.isfinite(p).all() for p in three.parameters())
+
+
+@pytest.mark.parametrize(
+    ("state", "got"),
+    [(torch.zeros(2, 5), r"\[2, 5\]"), (torch.zeros(12), r"\[12\]"), ([torch.zeros(3)], "list"), ({}, "dict")],
+    ids=["matrix", "flat", "list", "dict"],
+)
+@pytest.mark.parametrize("place", ["branches", "heads"])
+def test_state_that_cannot_be_told_apart_changes_nothing(place, state, got):
+    net = net_of(mlp_branches(3), batched=True)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.randn(4, 6).double()).sum().backward()
+    optimizer.step()
+    *_, last = getattr(net, place).parameters()
+    optimizer.state[last]["basis"] = state
+    weights, moments = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
+    parameters = list(net.parameters())
+    with pytest.raises(InvalidArgumentError, match=rf"optimizer must hold state .* its 'basis' of a .* is {got}"):
+        net.drop_branches([0, 2], optimizer)
+    assert net.num_branches == 3
+    assert all(p is q for p, q in zip(net.parameters(), parameters, strict=True))
+    torch.testing.assert_close(net.state_dict(), weights)
+    assert str(optimizer.state_dict()) == str(moments)

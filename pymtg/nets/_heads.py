@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -148,6 +148,11 @@ class BranchedHeads(nn.Module):
             name: torch.stack([self.head(k, name)(own[i]) for k, own in enumerate(features)])
             for i, name in enumerate(self.custom)
         }
+
+    def stacked(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters whose first dimension are the branches."""
+        if self.linear is not None:
+            yield from self.linear.parameters()
 
     def drop(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None) -> None:
         """Keep the heads of the branches at these positions, in an optimizer too."""

@@ -15,7 +15,9 @@ from pymtg.nets._arrange import arranged
 from pymtg.nets._branch_modules import branch_modules, feature_width
 from pymtg.nets._heads import BranchedHeads, HeadFactory, HeadOutputs
 from pymtg.nets._joints import Aggregator, fan_out, scale_gradient
+from pymtg.nets._positions import checked_position, checked_positions
 from pymtg.nets._separate import SeparateBranches
+from pymtg.nets._slicing import check_states
 from pymtg.nets._warm_start import check_heads, checked_nets, split_backbone
 from pymtg.nets.backbones import checked_size
 from pymtg.nets.grouped import GroupedNet
@@ -48,13 +50,16 @@ class BranchedNet(nn.Module):
         some tasks, the others linear. Such heads may take and return dense maps.
     batched
         Whether K copies of one architecture run together on stacked parameters: ``"auto"`` where that is known to be
-        faster, True (an error where it cannot be done), or False.
+        faster, True (an error where it cannot be done), or False. Branches with hooks, on modules or parameters, run
+        one by one. The keys of a ``state_dict`` differ between branches together and one by one: set True or False
+        where checkpoints are to be exchanged.
     gradient_scaling
         Whether every branch's gradient into the trunk's output is scaled by 1 / sqrt(K) and every head's into its
         branch's features by 1 / sqrt(T), as in the released code.
     aggregator
-        A callable from a matrix ``[m, n]`` of m gradients to one ``[n]``, such as ``torchjd.aggregation.UPGrad()``, in
-        place of the sum at both joints: over the K branches at the trunk's output, over the T tasks at each branch's.
+        A callable from a matrix ``[m, n]`` of m gradients to one ``[n]``, such as ``torchjd.aggregation.UPGrad()`` (of
+        the extra ``pymtg[torchjd]``), in place of the sum at both joints: over the K branches at the trunk's output,
+        over the T tasks at each branch's. Another shape is an InvalidArgumentError in the backward.
 
     Attributes
     ----------
@@ -104,7 +109,7 @@ class BranchedNet(nn.Module):
         self.layout = layout
         self.features = feature_width(modules, features)
         self.branch_ids = tuple(range(len(modules)))
-        self.gradient_scaling = bool(gradient_scaling)
+        self.gradient_scaling = gradient_scaling
         self.aggregator = aggregator
         self.trunk = trunk
         self.branches = arranged(modules, batched, fanned=trunk is not None and aggregator is not None)
@@ -187,6 +192,8 @@ class BranchedNet(nn.Module):
         ------
         InvalidArgumentError
             For labels that are not one position of a branch per task.
+        InvalidTypeError
+            For labels that are no integers.
         """
         chosen = self._checked_labels(labels)
         outputs = self(inputs)
@@ -201,23 +208,19 @@ class BranchedNet(nn.Module):
         return torch.cat(list(ordered.values()), 1) if all(p.ndim == 2 for p in parts.values()) else ordered
 
     def _checked_labels(self, labels: Sequence[int] | Tensor) -> list[int]:
-        values = labels.tolist() if isinstance(labels, Tensor) else [int(label) for label in labels]
+        values = checked_positions(labels, "labels", self.num_branches)
         if len(values) != self.layout.num_tasks:
             raise InvalidArgumentError(
                 f"labels must be {self.layout.num_tasks}, one branch per task; got {len(values)}"
             )
-        for label in values:
-            self._check_position(label, "labels")
         return values
 
     def branch_module(self, k: int) -> nn.Module:
-        """Return a plain module with a copy of the weights and buffers of the branch at position k."""
-        self._check_position(k, "k")
-        return self.branches.module(k)
+        """Return a plain module with a copy of the weights and buffers of the branch at position k.
 
-    def _check_position(self, k: int, argument: str) -> None:
-        if not 0 <= k < self.num_branches:
-            raise InvalidArgumentError(f"{argument} must name branches by position, below {self.num_branches}; got {k}")
+        Raises InvalidTypeError if k is no integer and InvalidArgumentError if there is no such branch.
+        """
+        return self.branches.module(checked_position(k, "k", self.num_branches))
 
     def load_multihead(self, nets: MultiHeadNet | Sequence[MultiHeadNet]) -> None:
         """Start from trained networks.
@@ -250,7 +253,7 @@ class BranchedNet(nn.Module):
             if self.heads.linear is not None:
                 self.heads.linear.load_net(k, net)
 
-    def drop_branches(self, keep: Sequence[int], optimizer: torch.optim.Optimizer | None = None) -> None:
+    def drop_branches(self, keep: Sequence[int] | Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Take branches out in place; training goes on as if they had never been there.
 
         Gradient scaling goes by the number of branches that are left, then.
@@ -266,13 +269,21 @@ class BranchedNet(nn.Module):
         Raises
         ------
         InvalidArgumentError
-            For no branches, a branch twice, or positions that are none.
+            For no branches, a branch twice, positions that are none, or an optimizer whose state of stacked parameters
+            cannot be told apart by branch; nothing is changed then.
+        InvalidTypeError
+            For positions that are no integers.
+
+        Notes
+        -----
+        State in which an optimizer has summed over the branches (size 1 in their dimension, as Adafactor's column
+        factors of stacked biases) stays as it is.
         """
-        kept = [int(k) for k in keep]
-        for k in kept:
-            self._check_position(k, "keep")
+        kept = checked_positions(keep, "keep", self.num_branches)
         if not kept or len(set(kept)) < len(kept):
             raise InvalidArgumentError(f"keep must name at least one branch, each once; got {kept}")
+        stacked = [*(self.branches.parameters() if self.batched else ()), *self.heads.stacked()]
+        check_states(stacked, optimizer)
         self.branches.drop(kept, optimizer)
         self.heads.drop(kept, optimizer)
         self.branch_ids = tuple(self.branch_ids[k] for k in kept)
@@ -289,6 +300,8 @@ class BranchedNet(nn.Module):
         ------
         InvalidArgumentError
             For labels that are not one position of a branch per task.
+        InvalidTypeError
+            For labels that are no integers.
         """
         chosen = self._checked_labels(labels)
         used = sorted(set(chosen))
@@ -323,13 +336,15 @@ def _columns(logits: Tensor, layout: TaskLayout, chosen: Sequence[int]) -> Tenso
     return logits.transpose(0, 1)[:, at, torch.arange(layout.num_logits, device=logits.device)]
 
 
-def _check_options(layout: Any, trunk: Any, batched: Any, gradient_scaling: bool, aggregator: Any) -> None:
+def _check_options(layout: Any, trunk: Any, batched: Any, gradient_scaling: Any, aggregator: Any) -> None:
     if not isinstance(layout, TaskLayout):
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
     if trunk is not None and not isinstance(trunk, nn.Module):
         raise InvalidTypeError(f"trunk must be a torch.nn.Module or None; got {type(trunk).__name__}")
     if batched not in ("auto", True, False):
         raise InvalidArgumentError(f"batched must be 'auto', True or False; got {batched!r}")
+    if not isinstance(gradient_scaling, bool):
+        raise InvalidTypeError(f"gradient_scaling must be True or False; got {gradient_scaling!r}")
     if aggregator is not None and not callable(aggregator):
         raise InvalidTypeError(f"aggregator must be callable or None; got {type(aggregator).__name__}")
     if aggregator is not None and gradient_scaling:
