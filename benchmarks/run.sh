@@ -10,6 +10,8 @@ for name in loss overhead kmeans dmtg branches; do
   $bin/python benchmarks/_anonymous.py "$results/$name.json"
 done
 $bin/python benchmarks/planted_groups.py
+$bin/python benchmarks/scale_gram.py
+$bin/python benchmarks/scale_tasks.py
 methods=stg_soft,stg_hard,stg_joint,dmtg,dmtg_warm,dmtg_diagonal,dmtg_random,mtl,ensemble,random_groups,stl
 compare() {
   name=$1
@@ -19,6 +21,7 @@ compare() {
 compare digits --data digits
 if [ -n "${MULAN:-}" ]; then
   $bin/python benchmarks/dmtg_options.py "$MULAN"
+  $bin/python benchmarks/scale_real.py "$MULAN"  # delicious too
   compare wq --data "mulan:$MULAN/wq" --targets 14 --groups 3 --max-epochs 60
   compare scene --data "mulan:$MULAN/scene" --groups 2 --metric roc_auc --max-epochs 40
   compare yeast --data "mulan:$MULAN/yeast" --groups 3 --metric roc_auc --max-epochs 40

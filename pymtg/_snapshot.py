@@ -14,8 +14,10 @@ from pymtg.errors import SnapshotsNotKeptError
 
 __all__ = ["ForgottenSnapshot", "Snapshot", "forgotten", "slab_rows"]
 
-# Numbers of a plane that are unpacked at once, 16 MB: few enough to be nothing beside a T x T matrix of many tasks.
-_SLAB = 2**22
+# Numbers of a plane that are unpacked at once, 4 MB; but so many samples that mirroring a large Gram matrix after each
+# slab costs little.
+_SLAB = 2**20
+_FEWEST_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,7 @@ class Snapshot:
         A (sample, task) without observation takes the mean over the tasks that have one: it says nothing of its task.
         """
         for part in self.parts():
-            mean, std = _words.unpack_values(part.words)
-            for values in (mean, std if part.ddof == 0 else _deviation(std, part.count)):
-                yield values if part.counts.dim() == 1 else _filled(values, part.counts > 0)
+            yield from _planes(part)
 
 
 class ForgottenSnapshot(Snapshot):
@@ -97,7 +97,14 @@ def forgotten(what: str) -> NoReturn:
 
 def slab_rows(num_tasks: int) -> int:
     """Return how many samples are read at once."""
-    return max(1, _SLAB // num_tasks)
+    return max(_FEWEST_ROWS, _SLAB // num_tasks)
+
+
+def _planes(part: Snapshot) -> Iterator[Tensor]:
+    """Yield means and deviations; a function of its own, so that they are gone before the next part is read."""
+    mean, std = _words.unpack_values(part.words)
+    for values in (mean, std if part.ddof == 0 else _deviation(std, part.count)):
+        yield values if part.counts.dim() == 1 else _filled(values, part.counts > 0)
 
 
 def _deviation(std: Tensor, count: Tensor) -> Tensor:

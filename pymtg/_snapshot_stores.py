@@ -191,6 +191,7 @@ def gram_of(num_tasks: int, snapshots: Iterable[Snapshot], gram: Float64Array | 
     for snapshot in snapshots:
         for slab in snapshot.slabs():
             gram_add(gram, slab)
+            del slab  # or it would be there while the next is read
     return gram
 
 

@@ -32,6 +32,7 @@ KINDS = ("memory", "gram", "disk")
 def _small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slab of a few samples, so that small maps are read in several."""
     monkeypatch.setattr(_snapshot, "_SLAB", 40)
+    monkeypatch.setattr(_snapshot, "_FEWEST_ROWS", 3)
 
 
 def layout_of(num_tasks: int) -> TaskLayout:

@@ -79,4 +79,4 @@ def _number_cells(axes: Any, values: np.ndarray) -> None:
 
 def _title(groups: GroupTable, named: bool) -> str:
     title = f"Memberships: {len(groups.names)} tasks in {groups.num_groups} groups"
-    return title if named else f"{title} (ordered by group; names are in groups.json)"
+    return title if named else f"{title}\n(ordered by group; names are in groups.json)"
