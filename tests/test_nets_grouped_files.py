@@ -105,6 +105,7 @@ def rewritten(path, **changes):
         ),
         ({"dropout": [0.0, 0.5]}, r"branches\.0\.layers\.3\.weight must be \[4, 5\]; the file holds none"),
         ({"dropout": [0.0, float("nan")]}, "dropout must lie in"),
+        ({"dropout": [0.0]}, "dropout must be two numbers"),
         ({"labels": [0, 0, 0, 0]}, "every branch a task"),
         ({"labels": [0.0, 1, 0, 1]}, r"labels\[0\] must be an integer; got 0.0"),
         ({"labels": [1, 0, 1]}, "every task a branch"),

@@ -124,8 +124,11 @@ def _checked(description: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return a description whose network has these tensors, by name and shape; allocates nothing that is not there."""
     layout, branch_ids = TaskLayout.from_dict(description["layout"]), description["branch_ids"]
     hidden, trunk = checked_sizes(description["hidden"], "hidden"), description["trunk"]
+    dropout = description["dropout"]
     if not isinstance(branch_ids, list) or not all(type(k) is int and k >= 0 for k in branch_ids):
         raise InvalidArgumentError("branch_ids must be a list of numbers of branches")
+    if not isinstance(dropout, list) or len(dropout) != 2:
+        raise InvalidArgumentError(f"dropout must be two numbers, of trunk and branches; got {dropout!r}")
     trunk = None if trunk is None else checked_sizes(trunk, "trunk")
     count = 1 + 2 * (len(trunk or ()) + len(branch_ids) * (len(hidden) + 1))
     if count != len(tensors):
@@ -138,7 +141,7 @@ def _checked(description: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "in_features": checked_size(description["in_features"], "in_features"),
         "trunk": trunk,
         "hidden": hidden,
-        "dropout": tuple(checked_dropout(p) for p in description["dropout"][:2]),
+        "dropout": tuple(checked_dropout(p) for p in dropout),
         "labels": labels,
         "branch_ids": branch_ids,
     }
