@@ -1,4 +1,4 @@
-"""Take out of result files what names a machine or its folders and says nothing of its speed."""
+"""Take out of result files what names a machine or its folders and says nothing of its speed, and what is bulk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ for name in sys.argv[1:]:
     document.get("machine", {}).pop("system", None)
     if isinstance(document.get("data"), str):
         document["data"] = document["data"].rpartition("/")[2]
+    for view in document.get("views", {}).values():  # scores by task: megabytes where tasks are many, and in no table
+        for method in view["methods"].values():
+            if len(method.get("scores", [{"tasks": ()}])[0]["tasks"]) > 50:
+                del method["scores"]
     for benchmark in document.get("benchmarks", []):
         benchmark["stats"].pop("data", None)
     path.write_text(json.dumps(document, indent=1) + "\n")
