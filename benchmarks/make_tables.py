@@ -46,7 +46,7 @@ def times(factor: float | None) -> str:
 
 
 def mb(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def loss_table() -> str:
@@ -329,6 +329,68 @@ def options_table() -> str:
     return rows_to_markdown(header, rows)
 
 
+def scale_machine(document: dict[str, Any]) -> str:
+    about = document["machine"]
+    return (
+        f"\n{about['cpu']}, {about['cores']} cores shared with other work, one thread, {about['instruction_set']}, "
+        f"torch {about['torch']}; {document['date']}.\n"
+    )
+
+
+def scale_gram_table() -> str:
+    """What grouping adds to the memory of the map, by where snapshots go."""
+    document = load("scale_gram.json")
+    if document is None:
+        return MISSING
+    kinds = ("gram", "disk", "memory")
+    rows: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
+    for point in document["points"]:
+        rows.setdefault((point["samples"], point["epochs"]), {})[point["snapshots"]] = point
+    header = ["samples M", "snapshots E", "the map, MB", *(f"{kind}: adds MB" for kind in kinds)]
+    lines = [
+        [f"{m:,}", str(e), mb(of["gram"]["map_mb"]), *(mb(of[kind]["rise_mb"]) for kind in kinds)]
+        for (m, e), of in sorted(rows.items(), key=lambda row: (row[0][1] != 4, row[0]))
+    ]
+    return rows_to_markdown(header, lines) + f"\nT = {document['points'][0]['tasks']}." + scale_machine(document)
+
+
+def scale_tasks_table() -> str:
+    """Processor time and memory by the number of tasks, and how they grow."""
+    document = load("scale_tasks.json")
+    if document is None:
+        return MISSING
+    steps = {"loss": "loss ms", "map": "+ map ms", "gram": "Gram s", "cluster": "K = 10 s", "auto": "K of 2 to 10 s"}
+    header = ["tasks T", *steps.values(), "the map MB", "Gram adds MB", "clustering adds MB", "planted groups found"]
+    rows = []
+    for point in document["points"]:
+        times_ = [point[s]["cpu_seconds"] * (1e3 if s in ("loss", "map") else 1) for s in steps]
+        adds = [point["gram"]["rise_mb"], max(point[s]["rise_mb"] for s in ("cluster", "auto"))]
+        memory = [mb(v) for v in (point["map_mb"], *adds)]
+        rows.append([f"{point['tasks']:,}", *(f"{v:.3g}" for v in times_), *memory])
+        rows[-1].append(f"{point['planted_found']} of 10" if point["tasks"] > 10 else "")
+    rows.append(["grows as", *(f"T^{document['growth'][s]:.2f}" for s in steps), "", "", "", ""])
+    return rows_to_markdown(header, rows) + scale_machine(document)
+
+
+def scale_real_table() -> str:
+    """Real sets with many tasks: time, memory, quality."""
+    document = load("scale_real.json")
+    if document is None:
+        return MISSING
+    header = ["command", "tasks", "seconds", "processor s", "peak MB", "method", "average precision", "ROC AUC"]
+    header += ["balanced accuracy"]
+    rows = []
+    for point in document["points"]:
+        short = re.sub(r"--data mulan:\S+/|--(epochs|batch-size|seed|threads) \d+|--quiet", "", point["command"])
+        first = [f"`{' '.join(short.split())}`", str(point["tasks"]), f"{point['seconds']:.0f}"]
+        first += [f"{point['cpu_seconds']:.0f}", f"{point['peak_mb']:.0f}"]
+        for method, scores in point["scores"].items():
+            metrics = [f"{scores[m]:.4f}" for m in ("average_precision", "roc_auc", "balanced_accuracy")]
+            rows.append([*first, method, *metrics])
+            first = [""] * 5
+    return rows_to_markdown(header, rows) + scale_machine(document)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "loss": loss_table,
     "loss-plain": loss_plain_table,
@@ -338,6 +400,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "branches": branches_table,
     "planted": planted_table,
     "dmtg-options": options_table,
+    "scale-gram": scale_gram_table,
+    "scale-tasks": scale_tasks_table,
+    "scale-real": scale_real_table,
     "digits-differences": difference_table("compare-digits"),
     "dmtg-gains": dmtg_gains_table,
     **{name: quality_table(f"compare-{name}", metric) for name, metric in SETS.items()},
