@@ -25,8 +25,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:  # typer would print an empty line and end with 1
-            raise StoppedError from None
+        except KeyboardInterrupt as stop:  # typer would print an empty line and end with 1
+            raise StoppedError(stop) from None
 
 
 app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -55,14 +55,16 @@ def pymtg(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command; on an error that the user can mend print one line and return 2, after Ctrl-C return 130."""
+    """Run a command; on an error that the user can mend print one line and return 2, after Ctrl-C return 130, after
+    SIGTERM 143.
+    """
     from pymtg.errors import PymtgError
 
     name = " ".join(["pymtg", *[word for word in arguments[:1] if word in _COMMANDS]])
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="pymtg", standalone_mode=False)
-    except StoppedError:
-        return _fail(name, "interrupted", 130)
+    except StoppedError as stopped:
+        return _fail(name, stopped.message, stopped.code)
     except BrokenPipeError:  # the reader of our output (head, less) has gone: nobody is left to tell
         sys.stderr.close()
         return 1

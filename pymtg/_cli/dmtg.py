@@ -105,6 +105,9 @@ def dmtg(
     device: opt.Device = None,
     amp: opt.Amp = None,
     threads: opt.Threads = 1,
+    checkpoint_every: opt.CheckpointEvery = "10min",
+    resume: opt.Resume = False,
+    log: opt.Log = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Learn groups and networks in one run: K branches, each task finds its own; what no task uses is cut off.
@@ -113,6 +116,7 @@ def dmtg(
     --data-map also data_map.safetensors and data_map.png.
     """
     from pymtg._cli.dmtg_record import DMTGRecord
+    from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, stoppable
     from pymtg._cli.reference import load_reference
     from pymtg._cli.run_setup import check_place, load_data
     from pymtg.trainers import DMTGTrainer
@@ -144,6 +148,7 @@ def dmtg(
         raise CommandError("--freeze-trunk needs a trunk: give its widths with --trunk")
     if freeze_trunk and not finetune_epochs:
         raise CommandError("--freeze-trunk needs fine-tuning: give its epochs with --finetune-epochs")
+    checkpoints = checkpoint_directory(out, resume)
     tasks = load_data(data, seed, test_size, val_size, targets)
     stored = None if reference is None else load_reference(reference, tasks.layout.names)
     trainer = DMTGTrainer(
@@ -155,9 +160,11 @@ def dmtg(
         device=device,
         amp=opt.precision(amp),
         progress=False if quiet else None,
+        checkpoint_dir=checkpoints,
+        checkpoint_every=checkpoint_every,
+        log=log,
     )
     check_place(out, device)
-    trainer.fit(tasks.train, tasks.val)
     shown = {
         **settings,
         "temperature": temperature,
@@ -170,8 +177,11 @@ def dmtg(
         "amp": amp,
         "device": str(trainer.config.torch_device),
     }
-    record = DMTGRecord.of(trainer, tasks, data, opt.command(sys.argv), shown, stored)
-    record.save(out)
+    with stoppable():
+        trainer.fit(tasks.train, tasks.val, resume=resume)
+        record = DMTGRecord.of(trainer, tasks, data, opt.command(sys.argv), shown, stored)
+        record.save(out)
+    clear_checkpoints(checkpoints)
     if not quiet:
         _tell(record, out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -25,7 +26,15 @@ class CommandError(Exception):
 
 
 class StoppedError(Exception):
-    """Ctrl-C, under a name that typer does not handle by itself."""
+    """Ctrl-C or SIGTERM, under a name that typer does not handle by itself."""
+
+    def __init__(self, stop: BaseException) -> None:
+        super().__init__("interrupted")
+        number, saved = getattr(stop, "number", signal.SIGINT), getattr(stop, "saved", None)
+        self.code = 128 + number
+        self.message = "interrupted" if number == signal.SIGINT else "terminated"
+        if saved is not None:
+            self.message += f"; saved in {saved}: the same command with --resume goes on from there"
 
 
 def one_line(error: BaseException) -> str:

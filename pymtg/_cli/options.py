@@ -20,6 +20,7 @@ __all__ = [
     "AssignmentLearningRate",
     "AssignmentWarmup",
     "BatchSize",
+    "CheckpointEvery",
     "Data",
     "Device",
     "Epochs",
@@ -28,9 +29,11 @@ __all__ = [
     "Hidden",
     "Init",
     "LearningRate",
+    "Log",
     "Mode",
     "OutDirectory",
     "Quiet",
+    "Resume",
     "Sampling",
     "Schedule",
     "SnapshotEpochs",
@@ -175,6 +178,25 @@ Targets = Annotated[
     ),
 ]
 ValSize = Annotated[float, typer.Option("--val-size", help="Share of the rows to validate on.")]
+CheckpointEvery = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="N|TIME",
+        help="When to save in DIR/checkpoints what --resume goes on from: every N epochs, or after a time such as 30s, "
+        "10min or 2h, or both (5,10min). Ctrl-C and SIGTERM save too.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on from the newest good checkpoint of a run that was stopped, or begin if there is none."
+    ),
+]
+Log = Annotated[
+    Path | None,
+    typer.Option("--log", metavar="FILE.jsonl", help="Write a JSON object per epoch: loss, score, seconds, time left."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no tables: write the files, report errors only.")]
 
 

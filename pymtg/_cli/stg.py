@@ -43,12 +43,16 @@ def stg(
     device: opt.Device = None,
     amp: opt.Amp = None,
     threads: opt.Threads = 1,
+    checkpoint_every: opt.CheckpointEvery = "10min",
+    resume: opt.Resume = False,
+    log: opt.Log = None,
     quiet: opt.Quiet = False,
 ) -> None:
     """Train jointly, group the tasks by their data maps, train a network per group, and report.
 
     Writes metrics.json, groups.json, data_map.safetensors, data_map.png, memberships.png and report.html.
     """
+    from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, stoppable
     from pymtg._cli.run_setup import check_place, load_data
     from pymtg.nets import mlp
     from pymtg.trainers import STGTrainer
@@ -70,6 +74,7 @@ def stg(
         "seed": seed,
     }
     widths = opt.whole_numbers("--hidden", hidden)
+    checkpoints = checkpoint_directory(out, resume)
     tasks = load_data(data, seed, test_size, val_size, targets)
     trainer = STGTrainer(
         mlp(tasks.num_features, widths),
@@ -78,11 +83,16 @@ def stg(
         device=device,
         amp=opt.precision(amp),
         progress=False if quiet else None,
+        checkpoint_dir=checkpoints,
+        checkpoint_every=checkpoint_every,
+        log=log,
     )
     check_place(out, device)
-    trainer.fit(tasks.train, tasks.val)
     shown = {**settings, "hidden": list(widths), "test_size": test_size, "val_size": val_size, "amp": amp}
-    _finish(trainer, tasks, data, out, {**shown, "device": str(trainer.config.torch_device)}, quiet)
+    with stoppable():
+        trainer.fit(tasks.train, tasks.val, resume=resume)
+        _finish(trainer, tasks, data, out, {**shown, "device": str(trainer.config.torch_device)}, quiet)
+    clear_checkpoints(checkpoints)
 
 
 def _finish(trainer: STGTrainer, tasks: TaskData, data: str, out: Path, settings: dict[str, Any], quiet: bool) -> None:

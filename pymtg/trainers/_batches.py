@@ -7,6 +7,7 @@ DataLoader over the dataset with ids.
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -36,8 +37,8 @@ class BatchSource(Protocol):
     num_samples: int
     missing: bool
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield one epoch in an order drawn from the generator."""
+    def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
+        """Yield one epoch in an order drawn from the generator, from batch `first` on."""
         ...
 
     def in_order(self) -> Iterator[Batch]:
@@ -46,6 +47,10 @@ class BatchSource(Protocol):
 
     def select(self, tasks: Sequence[int]) -> BatchSource:
         """Return the same samples with the targets of some tasks only."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells these data from others, JSON-ready: at least the number of samples."""
         ...
 
 
@@ -138,21 +143,25 @@ class _TensorBatches:
         self.num_samples = len(inputs)
         self.cuts = _cuts(self.num_samples, config.batch_size)
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
-        return self._batches(torch.randperm(self.num_samples, generator=generator))
+    def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
+        return self._batches(torch.randperm(self.num_samples, generator=generator), first)
 
     def in_order(self) -> Iterator[Batch]:
         return self._batches(torch.arange(self.num_samples))
+
+    def describe(self) -> dict[str, Any]:
+        parts = {"inputs": _checksum(self.inputs), "targets": _checksum(self.targets)}
+        return {"samples": self.num_samples, **parts}
 
     def select(self, tasks: Sequence[int]) -> BatchSource:
         layout = self.layout.select(tasks)
         targets = _for_loss(self.targets[:, list(tasks)], layout, "targets")
         return _TensorBatches(self.inputs, targets, layout, self.config)
 
-    def _batches(self, order: torch.Tensor) -> Iterator[Batch]:
+    def _batches(self, order: torch.Tensor, first: int = 0) -> Iterator[Batch]:
         ids = order.to(self.device)
         rows = order.to(self.inputs.device)
-        for start, stop in self.cuts:
+        for start, stop in self.cuts[first:]:
             at = rows[start:stop]
             inputs, targets = self.inputs.index_select(0, at), self.targets.index_select(0, at)
             yield ids[start:stop], inputs.to(self.device), targets.to(self.device)
@@ -173,8 +182,12 @@ class _LoaderBatches:
         self.tasks = None if tasks is None else list(tasks)
         self.num_samples = len(dataset)
 
-    def shuffled(self, generator: torch.Generator) -> Iterator[Batch]:
-        return self._batches(torch.randperm(self.num_samples, generator=generator), generator)
+    def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(self.num_samples, generator=generator)
+        if self.config.num_workers == 0:
+            return self._batches(order, generator, first)
+        # workers have random states of their own, which the batches before move on
+        return itertools.islice(self._batches(order, generator), first, None)
 
     def in_order(self) -> Iterator[Batch]:
         return self._batches(torch.arange(self.num_samples), torch.Generator().manual_seed(0))
@@ -182,11 +195,15 @@ class _LoaderBatches:
     def select(self, tasks: Sequence[int]) -> BatchSource:
         return _LoaderBatches(self.dataset, self.layout, self.config, self.argument, tasks)
 
-    def _batches(self, order: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
+    def describe(self) -> dict[str, Any]:
+        return {"samples": self.num_samples}
+
+    def _batches(self, order: torch.Tensor, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
         device = self.config.torch_device
+        cuts = _cuts(self.num_samples, self.config.batch_size)[first:]
         loader = DataLoader(
             self.dataset,
-            batch_sampler=[order[a:b].tolist() for a, b in _cuts(self.num_samples, self.config.batch_size)],
+            batch_sampler=[order[a:b].tolist() for a, b in cuts],
             collate_fn=collate,
             num_workers=self.config.num_workers,
             pin_memory=device.type == "cuda",
@@ -201,6 +218,12 @@ class _LoaderBatches:
             if self.tasks is not None:
                 matrix = _for_loss(matrix[:, self.tasks], self.layout.select(self.tasks), self.argument)
             yield ids.to(device), _to_device(inputs, device), matrix.to(device, non_blocking=True)
+
+
+def _checksum(values: torch.Tensor) -> int:
+    """Return the CRC-32 of a tensor's bytes."""
+    plain = values.detach().cpu().contiguous().reshape(-1)
+    return zlib.crc32(plain.view(torch.uint8).numpy().data) if plain.numel() else 0
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._loop import Job, Run
 from pymtg.trainers._monitor import monitored
 from pymtg.trainers._predict import autocast, checked_logits
+from pymtg.trainers._run_state import load_weights
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord
 
@@ -112,6 +114,7 @@ class DMTGRun(Run):
         self.plan = job.plan
         self.step, self.steps = 0, job.epochs * -(-train.num_samples // config.batch_size)
         self.best_network: nn.Module | None = None
+        self._whole: AssignedNet | None = None  # while a checkpoint is loaded: a copy with all branches
         device = config.torch_device
         counts = torch.tensor(job.layout.num_classes)
         self.task_of_column = torch.repeat_interleave(torch.arange(job.layout.num_tasks), counts).to(device)
@@ -216,6 +219,44 @@ class DMTGRun(Run):
             self.best = type(self.best)(score, record.epoch)
             self.best_network = copy.deepcopy(self.network)
 
+    def best_state(self) -> dict[str, Any]:
+        """Return what is kept of the best epoch, for a checkpoint."""
+        best = self.best_network if isinstance(self.best_network, AssignedNet) else None
+        return {
+            "score": self.best.score,
+            "epoch": self.best.epoch,
+            "branches": None if best is None else list(best.net.branch_ids),
+            "network": None if best is None else dict(best.state_dict()),
+        }
+
+    def load_best(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`best_state` returned."""
+        self.best = type(self.best)(state["score"], state["epoch"])
+        best, self._whole = self._whole, None
+        if state["network"] is None or best is None:
+            return
+        _keep_branches(best, state["branches"])
+        load_weights(best, state["network"])
+        self.best_network = best.train(self.network.training)
+
+    def own_state(self) -> dict[str, Any]:
+        """Return the step, the branches that are left and the trace."""
+        trace = {one.name: getattr(self.job.trace, one.name) for one in fields(AssignmentTrace)}
+        return {"step": self.step, "branches": list(self.network.net.branch_ids), "trace": trace}
+
+    def load_own(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`own_state` returned; branches that were dropped are dropped."""
+        self.step = state["step"]
+        for name, value in state["trace"].items():
+            setattr(self.job.trace, name, value)
+        self._whole = copy.deepcopy(self.network)
+        _keep_branches(self.network, state["branches"], self.optimizers)
+
+    def figures(self) -> dict[str, Any]:
+        """Return entropy, temperature and how many tasks moved."""
+        trace = self.job.trace
+        return {"entropy": trace.entropies[-1], "temperature": trace.temperatures[-1], "moved": trace.moved[-1]}
+
     def restore_best(self) -> int | None:
         """Go back to the kept network, if any; return its epoch."""
         if isinstance(self.best_network, AssignedNet):
@@ -232,6 +273,20 @@ def _scores(run: DMTGRun | FinetuneRun, logits: Tensor, targets: Tensor) -> tupl
     assert loss.task_losses is not None
     known = known_targets(targets, run.job.layout).any(dim=0)
     return tuple(torch.where(known, -loss.task_losses[:, 0], torch.nan).tolist())
+
+
+def _keep_branches(
+    network: AssignedNet, branches: Sequence[int], optimizers: Sequence[torch.optim.Optimizer] = ()
+) -> None:
+    """Drop all branches but those of these numbers, from the optimizers of network and assignment too."""
+    there = list(network.net.branch_ids)
+    if not set(branches) <= set(there):
+        raise InvalidArgumentError(f"resume must continue with the same branches; {list(branches)} are not of {there}")
+    if len(branches) < len(there):
+        keep = [there.index(branch) for branch in branches]
+        of_net, of_theta, *_ = [*optimizers, None, None]
+        network.net.drop_branches(keep, of_net)
+        network.assignment.drop(keep, of_theta)
 
 
 @dataclass(frozen=True)

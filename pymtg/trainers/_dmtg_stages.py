@@ -117,7 +117,9 @@ def train_dmtg(setting: Setting, plan: DMTGPlan, make: NetMaker, *, warm: Traine
         stages.append(warm.stage)
     trace = AssignmentTrace()
     data_map = _data_map(setting, plan)
-    trained = train_network(_job(setting, plan, make, warm, trace, data_map), *_data(setting), kind=DMTGRun)
+    trained = train_network(
+        _job(setting, plan, make, warm, trace, data_map), *_data(setting), kind=DMTGRun, keeper=setting.keeper
+    )
     network = trained.network
     assert isinstance(network, AssignedNet)
     stages.append(trained.stage)
@@ -187,7 +189,7 @@ def _warm_start(setting: Setting, plan: DMTGPlan, make: NetMaker) -> Trained:
         seed=stage_seed(setting.seed, "joint"),
         epochs=plan.warm_epochs,
     )
-    return train_network(job, *_data(setting))
+    return train_network(job, *_data(setting), keeper=setting.keeper)
 
 
 def _first_branch(net: BranchedNet) -> MultiHeadNet:
@@ -214,7 +216,7 @@ def _finetuned(setting: Setting, plan: DMTGPlan, model: GroupedNet) -> Trained:
     )
     trunk = list(model.trunk.parameters()) if plan.freeze_trunk and model.trunk is not None else []
     learned = [parameter.requires_grad for parameter in trunk]
-    tuned = train_network(job, *_data(setting), kind=FinetuneRun)
+    tuned = train_network(job, *_data(setting), kind=FinetuneRun, keeper=setting.keeper)
     for parameter, before in zip(trunk, learned, strict=True):
         parameter.requires_grad_(before)
     return tuned

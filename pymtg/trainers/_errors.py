@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pymtg.errors import PymtgError
 
-__all__ = ["NonFiniteLossError", "NotFittedError"]
+__all__ = ["CheckpointWarning", "NonFiniteLossError", "NotFittedError"]
 
 
 class NonFiniteLossError(PymtgError, ArithmeticError):
@@ -13,3 +13,7 @@ class NonFiniteLossError(PymtgError, ArithmeticError):
 
 class NotFittedError(PymtgError, ValueError, AttributeError):
     """A trainer was asked for what only :meth:`fit` can give."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was damaged, or comes from another version of torch; the run goes on from where it can."""

@@ -17,6 +17,7 @@ from pymtg.losses import MultiTaskLoss
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource
 from pymtg.trainers._errors import NonFiniteLossError
+from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._monitor import monitored, weighted_score
 from pymtg.trainers._predict import autocast, checked_logits, forward_all
 from pymtg.trainers._progress import Reporter
@@ -56,10 +57,11 @@ def train_network(
     config: TrainConfig,
     reporter: Reporter,
     kind: type[Run] | None = None,
+    keeper: Keeper | None = None,
 ) -> Trained:
     """Build and train one network; the caller's random states are left alone.
 
-    `kind` is the sort of run, plain if not given.
+    `kind` is the sort of run, plain if not given. `keeper` saves it on the way, and restores what it has of it.
 
     Raises
     ------
@@ -68,25 +70,37 @@ def train_network(
     InvalidArgumentError
         If the model's output does not fit the layout.
     """
-    start = time.perf_counter()
+    keeper = Keeper() if keeper is None else keeper
     with seeded(job.seed, config.torch_device):
         run = (Run if kind is None else kind)(job, config, train, val)
-        for epoch in range(1, job.epochs + 1):
-            record = run.epoch(epoch)
-            reporter.epoch(job.name, record.loss, run.note)
-            if config.on_epoch_end is not None:
-                config.on_epoch_end(job.name, record)
-        best = run.restore_best()
-    network = run.network
+        stage = keeper.begin(run)
+        reporter.restored(job.name, len(run.history) if stage is None else job.epochs)
+        if stage is None:
+            with keeper.following(run):
+                stage = _trained(run, reporter, keeper)
+    return Trained(run.network, stage)
+
+
+def _trained(run: Run, reporter: Reporter, keeper: Keeper) -> StageResult:
+    """Train the epochs that are left."""
+    job, config = run.job, run.config
+    for epoch in range(len(run.history) + 1, job.epochs + 1):
+        record = run.epoch(epoch, keeper.pause)
+        reporter.epoch(job.name, run.history, job.epochs, run.note, run.figures())
+        if config.on_epoch_end is not None:
+            config.on_epoch_end(job.name, record)
+        keeper.epoch_done(run)
+    best = run.restore_best()
     stage = StageResult(
         name=job.name,
         epochs=job.epochs,
         best_epoch=best,
-        seconds=time.perf_counter() - start,
-        parameters=sum(p.numel() for p in network.parameters()),
+        seconds=run.seconds,
+        parameters=sum(p.numel() for p in run.network.parameters()),
         history=tuple(run.history),
     )
-    return Trained(network, stage)
+    keeper.stage_done(run, stage)
+    return stage
 
 
 @dataclass
@@ -104,6 +118,7 @@ class Run:
     """
 
     def __init__(self, job: Job, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
+        self._clock = self._epoch_clock = time.perf_counter()
         self.job, self.config, self.train, self.val = job, config, train, val
         device = config.torch_device
         self.network = _checked_network(job.build()).to(device)
@@ -115,6 +130,10 @@ class Run:
         self.weights = [1.0] * job.layout.num_tasks if job.weights is None else job.weights.tolist()
         self.history: list[EpochRecord] = []
         self.best = _Best()
+        self.batch, self.batches = 0, -(-train.num_samples // config.batch_size)
+        """How many batches of the present epoch are done, and of how many."""
+        self.sums = torch.zeros(1 + job.layout.num_tasks, device=device)
+        self.order_start = self.order.get_state()  # of the generator, before it drew the present epoch's order
 
     def make_loss(self) -> nn.Module:
         """Return the loss module."""
@@ -147,11 +166,12 @@ class Run:
         if self.job.data_map is not None and epoch in self.job.snapshot_epochs:
             self.job.data_map.snapshot(epoch)
 
-    def epoch(self, epoch: int) -> EpochRecord:
-        """Train one epoch, validate, and record both."""
-        start = time.perf_counter()
+    def epoch(self, epoch: int, pause: Callable[[Run], None] | None = None) -> EpochRecord:
+        """Train one epoch, or what is left of it, validate, and record both; `pause` is called between batches."""
+        if not self.batch:
+            self._epoch_clock = time.perf_counter()
         self.before_epoch(epoch)
-        loss, task_losses = self._read(epoch, self._train_epoch())
+        loss, task_losses = self._read(epoch, self._train_epoch(pause))
         self.after_epoch(epoch)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -162,8 +182,9 @@ class Run:
             task_losses=task_losses,
             val_score=None if val is None else weighted_score(val, self.weights),
             val_task_scores=val,
-            seconds=time.perf_counter() - start,
+            seconds=self.epoch_seconds,
         )
+        self.batch = 0
         self.history.append(record)
         self.keep_if_best(record)
         return record
@@ -178,10 +199,28 @@ class Run:
         """Return the T monitored scores of predictions [N, C]; NaN where a task's is not defined."""
         return monitored(self.config.monitor, logits, targets, self.job.layout)
 
-    def _train_epoch(self) -> torch.Tensor:
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, without those in which it was stopped."""
+        return time.perf_counter() - self._clock
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds since the present epoch began, or the last one where none has."""
+        return time.perf_counter() - self._epoch_clock
+
+    def resume_clocks(self, seconds: float, epoch_seconds: float) -> None:
+        """Go on counting from these figures."""
+        now = time.perf_counter()
+        self._clock, self._epoch_clock = now - seconds, now - epoch_seconds
+
+    def _train_epoch(self, pause: Callable[[Run], None] | None) -> torch.Tensor:
         """Return [sum of the weights' sums, total loss, T task losses], the losses averaged over the epoch's rows."""
-        sums = torch.zeros(1 + self.job.layout.num_tasks, device=self.config.torch_device)
-        for ids, inputs, targets in self.train.shuffled(self.order):
+        sums = self.sums
+        if not self.batch:
+            sums.zero_()
+            self.order_start = self.order.get_state()
+        for ids, inputs, targets in self.train.shuffled(self.order, self.batch):
             total, task_losses = self.loss_of(ids, inputs, targets)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
@@ -191,6 +230,9 @@ class Run:
             self.scaler.update()
             sums[0].add_(total.detach(), alpha=len(ids))
             sums[1:].add_(task_losses, alpha=len(ids))
+            self.batch += 1
+            if pause is not None and self.batch < self.batches:
+                pause(self)
         with torch.no_grad():  # finite if all weights are
             state = torch.stack([p.sum().float() for p in self.network.parameters()]).sum()
         return torch.cat([state[None], sums / self.train.num_samples])
@@ -220,6 +262,27 @@ class Run:
             return
         state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.best = _Best(score, record.epoch, state)
+
+    def best_state(self) -> dict[str, Any]:
+        """Return what is kept of the best epoch, for a checkpoint."""
+        return {"score": self.best.score, "epoch": self.best.epoch, "network": self.best.state}
+
+    def load_best(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`best_state` returned."""
+        device = self.config.torch_device
+        kept = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in state["network"].items()}
+        self.best = _Best(state["score"], state["epoch"], kept)
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what this sort of run adds to a checkpoint."""
+        return {}
+
+    def load_own(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`own_state` returned, before the weights are loaded."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return what this sort of run adds to the log of an epoch, JSON-ready."""
+        return {}
 
     def restore_best(self) -> int | None:
         """Load the kept weights, if any; return their epoch."""

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.trainers.results import EpochRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from pymtg.trainers._epoch_log import EpochLog
+
 __all__ = ["Reporter", "reporting"]
+
+_LATEST = 20  # epochs whose mean time is taken for that of those to come
 
 
 class Reporter:
-    """Counts epochs on a bar; without a bar, does nothing."""
+    """Counts epochs on a bar and in a log, where there are any."""
 
     def __init__(self, bar: Progress | None = None, line: TaskID | None = None) -> None:
-        self._bar, self._line, self._total = bar, line, 0
+        self._bar, self._line, self._total, self._done = bar, line, 0, 0
         self.prefix = ""
+        self.log: EpochLog | None = None
 
     def expect(self, epochs: int) -> None:
         """Add epochs to the bar's length."""
@@ -29,15 +35,33 @@ class Reporter:
         if self._bar is not None and self._line is not None:
             self._bar.update(self._line, total=self._total)
 
-    def epoch(self, stage: str, loss: float, note: str = "") -> None:
-        """Count one finished epoch; `note` stands behind its loss."""
+    def restored(self, stage: str, epochs: int) -> None:
+        """Count epochs that another process has finished."""
+        self._done += epochs
         if self._bar is not None and self._line is not None:
-            self._bar.update(
-                self._line,
-                advance=1,
-                description=f"{self.prefix}{stage}",
-                loss=f"loss {loss:.4g}" + (f", {note}" if note else ""),
-            )
+            self._bar.update(self._line, completed=self._done, description=f"{self.prefix}{stage}")
+
+    def epoch(
+        self,
+        stage: str,
+        history: Sequence[EpochRecord],
+        epochs: int,
+        note: str = "",
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        """Count one finished epoch, the last of `history`.
+
+        `note` stands behind its loss on the bar; `more` are further figures for the log.
+        """
+        self._done += 1
+        record = history[-1]
+        if self._bar is not None and self._line is not None:
+            loss = f"loss {record.loss:.4g}" + (f", {note}" if note else "")
+            self._bar.update(self._line, advance=1, description=f"{self.prefix}{stage}", loss=loss)
+        if self.log is not None:
+            latest = [past.seconds for past in history[-_LATEST:]]
+            left = max(self._total - self._done, 0) * sum(latest) / len(latest)
+            self.log.write(stage, record, epochs, left, more)
 
 
 @contextmanager

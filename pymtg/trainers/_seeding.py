@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["cpu_threads", "seeded", "stage_seed"]
+__all__ = ["cpu_threads", "random_states", "seeded", "set_random_states", "stage_seed"]
 
 _STAGES = ("joint", "task", "group", "random", "cluster", "split", "dmtg", "assignment", "finetune")
 
@@ -47,6 +48,31 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             cudnn.deterministic, cudnn.benchmark = cudnn_flags
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of all generators that :func:`seeded` seeds, as arrays and tensors."""
+    name, words, *rest = np.random.get_state()  # noqa: NPY002
+    version, python_words, gauss = random.getstate()
+    states: dict[str, Any] = {
+        "torch": torch.default_generator.get_state(),
+        "numpy": [name, np.asarray(words).astype(np.int64), *rest],
+        "python": [version, np.array(python_words, dtype=np.int64), gauss],
+    }
+    if device.type != "cpu":
+        states["device"] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Set what :func:`random_states` returned."""
+    torch.default_generator.set_state(states["torch"])
+    name, words, *rest = states["numpy"]
+    np.random.set_state((name, words.astype(np.uint32), *rest))  # noqa: NPY002
+    version, python_words, gauss = states["python"]
+    random.setstate((version, tuple(python_words.tolist()), gauss))
+    if device.type != "cpu" and "device" in states:
+        torch.get_device_module(device).set_rng_state(states["device"], device)
 
 
 def _device_index(device: torch.device) -> int:

@@ -17,6 +17,7 @@ from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source
+from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._loop import Job, Trained, train_network
 from pymtg.trainers._monitor import check_monitor
 from pymtg.trainers._predict import class_probabilities, forward_all
@@ -55,6 +56,7 @@ class Setting:
     val: BatchSource | None
     reporter: Reporter
     built: list[weakref.ref[nn.Module]] = field(default_factory=list)
+    keeper: Keeper = field(default_factory=Keeper)
 
     def build(self, layout: TaskLayout) -> nn.Module:
         """Call the model factory; InvalidArgumentError if it hands out a network that it has handed out before."""
@@ -98,7 +100,7 @@ class Setting:
             data_map=data_map,
             snapshot_epochs=snapshots,
         )
-        return train_network(job, self.train, self.val, self.config, self.reporter)
+        return train_network(job, self.train, self.val, self.config, self.reporter, keeper=self.keeper)
 
     def single(self, task: int, *, epochs: int) -> Trained:
         """Train a network on one task alone."""
@@ -111,7 +113,7 @@ class Setting:
             epochs=epochs,
         )
         val = None if self.val is None else self.val.select([task])
-        return train_network(job, self.train.select([task]), val, self.config, self.reporter)
+        return train_network(job, self.train.select([task]), val, self.config, self.reporter, keeper=self.keeper)
 
     def specialised(
         self,
@@ -131,7 +133,7 @@ class Setting:
             epochs=epochs,
             weights=torch.from_numpy(weights.astype(np.float32)),
         )
-        return train_network(job, self.train, self.val, self.config, self.reporter)
+        return train_network(job, self.train, self.val, self.config, self.reporter, keeper=self.keeper)
 
     def predict(
         self, network: nn.Module, test: BatchSource, layout: TaskLayout | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,8 +138,24 @@ def group_from_joint(
     joint = setting.joint(
         epochs=plan.epochs if epochs is None else epochs, data_map=data_map, snapshots=plan.snapshot_epochs
     )
-    groups, seconds = group_tasks(data_map, setting, plan.num_groups, plan.mode, plan.fuzzifier, plan.n_init)
+    groups, seconds = setting.keeper.computed(
+        "grouping",
+        lambda: group_tasks(data_map, setting, plan.num_groups, plan.mode, plan.fuzzifier, plan.n_init),
+        _packed_groups,
+        _unpacked_groups,
+    )
     return Grouped(joint, data_map, groups, seconds)
+
+
+def _packed_groups(found: tuple[TaskGroups, float]) -> dict[str, Any]:
+    groups, seconds = found
+    return {"groups": groups.to_dict(), "seconds": seconds}
+
+
+def _unpacked_groups(state: dict[str, Any]) -> tuple[TaskGroups, float]:
+    from pymtg.groups import TaskGroups
+
+    return TaskGroups.from_dict(state["groups"]), state["seconds"]
 
 
 def specialise(setting: Setting, plan: STGPlan, grouped: Grouped) -> list[Trained]:

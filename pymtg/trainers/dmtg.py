@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,11 @@ from pymtg.nets.multihead import count_parameters
 from pymtg.nets.temperature import Temperature
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source
+from pymtg.trainers._described import described
 from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._dmtg_stages import Grouping, NetFactory, network_maker, train_dmtg
 from pymtg.trainers._errors import NotFittedError
+from pymtg.trainers._long_run import LongRun
 from pymtg.trainers._predict import class_probabilities, forward_all, predict_any
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
@@ -96,6 +99,12 @@ class DMTGTrainer:
         Everything random follows from it. The global random states are left as they were.
     progress
         True shows a progress bar (rich) on stderr, False none, None one if stderr is a terminal.
+    checkpoint_dir, checkpoint_every, checkpoint_keep
+        Directory for checkpoints, from which ``fit(..., resume=True)`` goes on; None for none. Saved every so many
+        epochs (an integer), or when a time has passed (``"10min"``), or both (``"5,10min"``); the last
+        `checkpoint_keep` can be gone back to.
+    log
+        File for a JSON object an epoch; None for none.
 
     Attributes
     ----------
@@ -169,6 +178,10 @@ class DMTGTrainer:
         monitor: str | None = None,
         on_epoch_end: EpochCallback | None = None,
         progress: bool | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | str = 1,
+        checkpoint_keep: int = 2,
+        log: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(layout, TaskLayout):
             raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
@@ -210,8 +223,9 @@ class DMTGTrainer:
         )
         self.seed = check_int("seed", seed, 0)
         self.progress = progress
+        self.long_run = LongRun.checked(checkpoint_dir, checkpoint_every, checkpoint_keep, log)
 
-    def fit(self, train: Any, val: Any = None) -> DMTGTrainer:
+    def fit(self, train: Any, val: Any = None, *, resume: bool = False) -> DMTGTrainer:
         """Train, prune, fine-tune where asked for.
 
         Parameters
@@ -220,14 +234,23 @@ class DMTGTrainer:
             A map-style dataset of (input, targets [T]) of any kind, or a tuple (inputs, targets) of arrays or
             tensors. With `val`, every epoch is scored on it, each task by its most probable branch.
 
+        resume
+            Go on from the newest good checkpoint in `checkpoint_dir`, or begin where there is none. On the CPU the
+            end is that of a run which was never stopped, bit for bit.
+
         Returns
         -------
         The trainer itself. If anything fails or interrupts, it is left unfitted.
 
         Raises
         ------
+        FileFormatError
+            If there are checkpoints and none is good, or they are of another version.
+        OSError
+            If a checkpoint cannot be written; those before it are whole.
         InvalidArgumentError, InvalidTypeError
-            If the data is empty or does not fit the layout, or the network's output does not.
+            If the data is empty or does not fit the layout, or the network's output does not; if a checkpoint to go on from
+            is of another run, with what differs.
         NonFiniteLossError
             If a loss or a weight becomes NaN or infinite; names the stage, the epoch and the tasks.
         """
@@ -236,7 +259,8 @@ class DMTGTrainer:
         with cpu_threads(self.config.num_threads), reporting(self.progress) as reporter:
             setting = Setting.of(self._factory, self.layout, self.config, self.seed, train, val, reporter)
             reporter.expect(self.plan.warm_epochs + self.plan.epochs + self.plan.finetune_epochs)
-            found = train_dmtg(setting, self.plan, self._make)
+            with self.long_run.opened(setting, "dmtg", described(self.plan), resume) as kept:
+                found = train_dmtg(kept, self.plan, self._make)
         self.__dict__.update(self._fitted(found))  # all at once: an interrupted fit leaves nothing behind
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from pymtg.errors import InvalidTypeError
 from pymtg.metrics import Scores, score
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source
+from pymtg.trainers._described import described
 from pymtg.trainers._errors import NotFittedError
+from pymtg.trainers._long_run import LongRun
 from pymtg.trainers._predict import class_probabilities, combine_networks, forward_all, predict_any
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
@@ -86,6 +89,12 @@ class STGTrainer:
         memory, and means True elsewhere.
     progress
         True shows a progress bar (rich) on stderr, False none, None one if stderr is a terminal.
+    checkpoint_dir, checkpoint_every, checkpoint_keep
+        Directory for checkpoints, from which ``fit(..., resume=True)`` goes on; None for none. Saved every so many
+        epochs (an integer), or when a time has passed (``"10min"``), or both (``"5,10min"``); the last
+        `checkpoint_keep` can be gone back to.
+    log
+        File for a JSON object an epoch; None for none.
 
     Attributes
     ----------
@@ -145,6 +154,10 @@ class STGTrainer:
         missing: bool | None = None,
         on_epoch_end: EpochCallback | None = None,
         progress: bool | None = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | str = 1,
+        checkpoint_keep: int = 2,
+        log: str | os.PathLike[str] | None = None,
     ) -> None:
         check_model(model, layout)
         self.model, self.layout = model, layout
@@ -179,8 +192,9 @@ class STGTrainer:
             raise InvalidTypeError(f"missing must be True, False or None; got {missing!r}")
         self.missing = missing
         self.progress = progress
+        self.long_run = LongRun.checked(checkpoint_dir, checkpoint_every, checkpoint_keep, log)
 
-    def fit(self, train: Any, val: Any = None) -> STGTrainer:
+    def fit(self, train: Any, val: Any = None, *, resume: bool = False) -> STGTrainer:
         """Run the three training steps.
 
         Parameters
@@ -189,14 +203,23 @@ class STGTrainer:
             A map-style dataset of (input, targets [T]) of any kind, or a tuple (inputs, targets) of arrays or
             tensors. With `val`, every epoch of every network is scored on it.
 
+        resume
+            Go on from the newest good checkpoint in `checkpoint_dir`, or begin where there is none. On the CPU the
+            end is that of a run which was never stopped, bit for bit.
+
         Returns
         -------
         The trainer itself. If anything fails or interrupts, it is left unfitted.
 
         Raises
         ------
+        FileFormatError
+            If there are checkpoints and none is good, or they are of another version.
+        OSError
+            If a checkpoint cannot be written; those before it are whole.
         InvalidArgumentError, InvalidTypeError
-            If the data is empty or does not fit the layout, or the model's output does not.
+            If the data is empty or does not fit the layout, or the model's output does not; if a checkpoint to go on from
+            is of another run, with what differs.
         NonFiniteLossError
             If a loss or a weight becomes NaN or infinite; names the stage, the epoch and the tasks.
         """
@@ -204,7 +227,9 @@ class STGTrainer:
             self.__dict__.pop(name, None)
         with cpu_threads(self.config.num_threads), reporting(self.progress) as reporter:
             setting = Setting.of(self.model, self.layout, self.config, self.seed, train, val, reporter)
-            fitted = self._run(setting)
+            options = {**described(self.plan), "missing": self.missing}
+            with self.long_run.opened(setting, "stg", options, resume) as kept:
+                fitted = self._run(kept)
         self.__dict__.update(fitted)  # all at once: an interrupted fit leaves nothing behind
         return self
 

@@ -1,0 +1,50 @@
+"""Runs that can be stopped and gone on with: what the training commands share."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pymtg._cli.errors import CommandError
+
+__all__ = ["checkpoint_directory", "clear_checkpoints", "stoppable"]
+
+
+def checkpoint_directory(out: Path, resume: bool) -> Path:
+    """Return where a run's checkpoints are; CommandError if there are some that the call would not go on from."""
+    from pymtg.trainers._checkpoints import CheckpointFolder
+
+    directory = out / "checkpoints"
+    if not resume and CheckpointFolder(directory).positions():
+        raise CommandError(f"{directory} holds a run that was stopped: go on with --resume, or remove the directory")
+    return directory
+
+
+def clear_checkpoints(directory: Path) -> None:
+    """Delete the checkpoints of a run that is finished."""
+    from pymtg.trainers._checkpoints import CheckpointFolder
+
+    CheckpointFolder(directory).clear()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM save before they end the command; warnings about checkpoints are lines on stderr."""
+    from pymtg.trainers._errors import CheckpointWarning
+    from pymtg.trainers._stopping import on_signals
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, CheckpointWarning):
+            print(f"pymtg: {message}", file=sys.stderr)
+        else:
+            before(message, category, *rest, **more)
+
+    with warnings.catch_warnings(), on_signals():
+        before = warnings.showwarning
+        warnings.simplefilter("always", CheckpointWarning)
+        warnings.showwarning = show
+        yield

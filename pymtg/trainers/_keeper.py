@@ -1,0 +1,168 @@
+"""What a run keeps of itself: when to save, what to save, and what was restored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pymtg.trainers import _stopping
+from pymtg.trainers._checkpoints import CheckpointFolder, Position
+from pymtg.trainers._interval import Interval
+from pymtg.trainers._run_state import load_result, load_run, result_state, run_state
+from pymtg.trainers.results import StageResult
+
+if TYPE_CHECKING:
+    from pymtg.trainers._loop import Run
+
+__all__ = ["FileKeeper", "Keeper"]
+
+T = TypeVar("T")
+
+
+class Keeper:
+    """Follows a run from stage to stage; this one keeps nothing, and ends the run where a signal asks for it."""
+
+    epochs_done = 0
+    """Epochs that were restored, of all stages together."""
+
+    def begin(self, run: Run) -> StageResult | None:
+        """Restore a run that has just begun as far as it is known; return its result if it was finished."""
+        return None
+
+    @contextmanager
+    def following(self, run: Run) -> Iterator[None]:
+        """Surround the epochs of a run."""
+        with _stopping.attended():
+            yield
+            _stopping.raise_if_asked()
+
+    def pause(self, run: Run) -> None:
+        """Take note of the time between two batches."""
+        _stopping.raise_if_asked()
+
+    def epoch_done(self, run: Run) -> None:
+        """Take note of the end of an epoch."""
+        _stopping.raise_if_asked()
+
+    def stage_done(self, run: Run, stage: StageResult) -> None:
+        """Take note of a finished stage."""
+
+    def computed(self, name: str, compute: Callable[[], T], pack: Callable[[T], Any], unpack: Callable[[Any], T]) -> T:
+        """Return what `compute` returns, or what it returned before the run was stopped: a stage without a network."""
+        return compute()
+
+
+class FileKeeper(Keeper):
+    """Keeps checkpoints in a directory.
+
+    Parameters
+    ----------
+    folder
+        Where they are.
+    interval
+        When to save.
+    keep
+        How many positions to be able to go back to.
+    described
+        What the run is, JSON-ready; saved with every checkpoint.
+    start
+        The position to go on from, and the states up to it: a finished stage each, and then the one that was at work,
+        if any. From the beginning if None.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        interval: Interval,
+        keep: int,
+        described: dict[str, Any],
+        start: tuple[Position, list[dict[str, Any]]] | None = None,
+    ) -> None:
+        self.folder, self.interval, self.keep, self.described = folder, interval, keep, described
+        position, states = start if start is not None else ((0, 0, 0), [])
+        self._restored = states[: position[0]]
+        self._at_work = states[position[0]] if position[1:] != (0, 0) else None
+        self.epochs_done = position[1] + sum(len(s["history"]["loss"]) for s in self._restored if "history" in s)
+        self._stage = 0
+        self._unsaved: list[tuple[int, dict[str, Any]]] = []
+        self._saved_at = time.monotonic()
+        self._running = False
+
+    def begin(self, run: Run) -> StageResult | None:
+        """Restore the run from the checkpoint that was read, where that goes so far."""
+        if self._stage < len(self._restored):
+            result = load_result(run, self._restored[self._stage])
+            self._restored[self._stage] = {}  # its memory is needed no more
+            self._stage += 1
+            return result
+        if self._at_work is not None:
+            load_run(run, self._at_work)
+            self._at_work = None
+        return None
+
+    @contextmanager
+    def following(self, run: Run) -> Iterator[None]:
+        """Surround the epochs of a run."""
+        with _stopping.attended():
+            self._running = True
+            yield
+            self._running = False
+
+    def pause(self, run: Run) -> None:
+        """Save if a signal asks for it (and end the run), or the interval."""
+        if _stopping.asked():
+            self._save(run)
+            _stopping.raise_if_asked(str(self.folder.directory))
+        elif self.interval.due_since(self._saved_at):
+            self._save(run)
+
+    def epoch_done(self, run: Run) -> None:
+        """Save if a signal asks for it (and end the run), or the interval."""
+        epoch = len(run.history)
+        if epoch < run.job.epochs and self.interval.due_after(epoch):
+            self._save(run)
+        if epoch < run.job.epochs or _stopping.asked():
+            self.pause(run)
+
+    def stage_done(self, run: Run, stage: StageResult) -> None:
+        """Keep the stage's result, and save it if the interval says so."""
+        self._finish(result_state(run, stage))
+
+    def computed(self, name: str, compute: Callable[[], T], pack: Callable[[T], Any], unpack: Callable[[Any], T]) -> T:
+        """Return what `compute` returned before the run was stopped, or call it and keep what it returns."""
+        if self._stage < len(self._restored):
+            self._stage += 1
+            return unpack(self._restored[self._stage - 1]["value"])
+        found = compute()
+        self._finish({"name": name, "value": pack(found)})
+        return found
+
+    def save_finished(self) -> bool:
+        """Save the stages that are finished, if none is at work; return whether there is anything to go on from."""
+        if self._running:
+            return bool(self.folder.positions())
+        self._save_stages()
+        return self._stage > 0
+
+    def _finish(self, state: dict[str, Any]) -> None:
+        self._unsaved.append((self._stage, state))
+        self._stage += 1
+        if self.interval.epochs is not None or self.interval.due_since(self._saved_at):
+            self._save_stages()
+
+    def _save(self, run: Run) -> None:
+        self._save_stages()
+        self._write((self._stage, len(run.history), run.batch), run_state(run))
+
+    def _save_stages(self) -> None:
+        while self._unsaved:
+            stage, state = self._unsaved[0]
+            self._write((stage + 1, 0, 0), state)
+            del self._unsaved[0]
+
+    def _write(self, position: Position, state: dict[str, Any]) -> None:
+        self.folder.write(position, {"run": self.described, "state": state})
+        self.folder.prune(position, self.keep)
+        self._saved_at = time.monotonic()

@@ -1,0 +1,169 @@
+"""The options of runs that last: checkpoints to go on from, and a log of the epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
+from pymtg.trainers._checkpoints import CheckpointFolder, DamagedFileError, Position
+from pymtg.trainers._described import described_config, differences
+from pymtg.trainers._epoch_log import EpochLog
+from pymtg.trainers._errors import CheckpointWarning
+from pymtg.trainers._interval import Interval
+from pymtg.trainers._keeper import FileKeeper, Keeper
+from pymtg.trainers._stages import Setting
+from pymtg.trainers._stopping import StopRequest
+from pymtg.trainers.config import check_int
+
+__all__ = ["LongRun"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LongRun:
+    """Where to keep checkpoints and when, and where to log; None for neither."""
+
+    checkpoint_dir: Path | None
+    interval: Interval
+    keep: int
+    log: Path | None
+
+    @classmethod
+    def checked(cls, checkpoint_dir: Any, checkpoint_every: Any, checkpoint_keep: Any, log: Any) -> LongRun:
+        """Check every option."""
+        keep = check_int("checkpoint_keep", checkpoint_keep, 1)
+        return cls(_path("checkpoint_dir", checkpoint_dir), Interval.of(checkpoint_every), keep, _path("log", log))
+
+    @contextmanager
+    def opened(self, setting: Setting, method: str, options: dict[str, Any], resume: bool) -> Iterator[Setting]:
+        """Yield the setting with a keeper, which restores the newest good checkpoint first if `resume` says so."""
+        if not isinstance(resume, bool):
+            raise InvalidTypeError(f"resume must be True or False; got {resume!r}")
+        keeper = self._keeper(setting, method, options, resume)
+        setting = dataclasses.replace(setting, keeper=keeper)
+        try:
+            if self.log is None:
+                yield setting
+                return
+            with EpochLog(self.log, keep=keeper.epochs_done if resume else 0) as log:
+                setting.reporter.log = log
+                yield setting
+        except KeyboardInterrupt as stop:
+            if isinstance(keeper, FileKeeper) and keeper.save_finished() and isinstance(stop, StopRequest):
+                stop.saved = str(keeper.folder.directory)
+            raise
+
+    def _keeper(self, setting: Setting, method: str, options: dict[str, Any], resume: bool) -> Keeper:
+        if self.checkpoint_dir is None:
+            if resume:
+                raise InvalidArgumentError("resume needs a checkpoint_dir to go on from; got checkpoint_dir=None")
+            return Keeper()
+        folder = CheckpointFolder(self.checkpoint_dir)
+        found = folder.positions()
+        if found and not resume:
+            raise InvalidArgumentError(
+                "checkpoint_dir must hold no checkpoints unless resume=True goes on from them; "
+                f"got {folder.directory} with {len(found)}"
+            )
+        folder.remove_left_overs()
+        own = _described_run(setting, method, options)
+        start = _newest_good(folder, own) if found else None
+        return FileKeeper(folder, self.interval, self.keep, own, start)
+
+
+def _path(argument: str, value: Any) -> Path | None:
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        raise InvalidTypeError(f"{argument} must be a path or None; got {value!r}")
+    return None if value is None else Path(value)
+
+
+def _described_run(setting: Setting, method: str, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "method": method,
+        "layout": setting.layout.to_dict(),
+        "options": {**described_config(setting.config), **options, "seed": setting.seed},
+        "data": {
+            "train": setting.train.describe(),
+            "val": None if setting.val is None else setting.val.describe(),
+        },
+        "torch": str(torch.__version__),
+    }
+
+
+def _newest_good(folder: CheckpointFolder, own: dict[str, Any]) -> tuple[Position, list[dict[str, Any]]]:
+    """Return the furthest position that can be gone on from, and its states; say which ones cannot."""
+    stages: dict[int, dict[str, Any]] = {}
+    problems = []
+    for position in folder.positions():
+        try:
+            states = _states(folder, position, stages, own)
+        except DamagedFileError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            _warn(f"{'; '.join(problems)}; going on from {folder.file(position).name}")
+            _make_way(folder, position)
+        return position, states
+    raise FileFormatError(f"{folder.directory} holds no good checkpoint: {'; '.join(problems)}")
+
+
+def _states(
+    folder: CheckpointFolder, position: Position, stages: dict[int, dict[str, Any]], own: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the states of the finished stages before a position and of the one at work there."""
+    at_work = [] if position[1:] == (0, 0) else [_state(folder, position, own)]
+    for stage in range(position[0]):
+        if stage not in stages:
+            stages[stage] = _state(folder, (stage + 1, 0, 0), own)
+    return [stages[stage] for stage in range(position[0])] + at_work
+
+
+def _state(folder: CheckpointFolder, position: Position, own: dict[str, Any]) -> dict[str, Any]:
+    read = folder.read(position)
+    there, here = dict(read["run"]), dict(own)
+    versions = there.pop("torch"), here.pop("torch")
+    _check_same(there, here, folder.file(position))
+    if versions[0] != versions[1]:
+        written = f"{folder.file(position)} was written with torch {versions[0]}"
+        _warn(f"{written}, this is {versions[1]}: results may differ")
+    state: dict[str, Any] = read["state"]
+    return state
+
+
+def _check_same(there: dict[str, Any], here: dict[str, Any], path: Path) -> None:
+    """Raise InvalidArgumentError, saying what differs, unless the two descriptions are of one run."""
+    if there["layout"] != here["layout"] and there["method"] == here["method"]:
+        found = [f"its layout ({_tasks(there['layout'])} there, {_tasks(here['layout'])} here)"]
+    else:
+        found = differences(there, here)
+    if found:
+        more = f" and {len(found) - 6} more" if len(found) > 6 else ""
+        raise InvalidArgumentError(f"resume must continue the same run; {path} differs in {', '.join(found[:6])}{more}")
+
+
+def _tasks(layout: dict[str, Any]) -> str:
+    names, counts = layout["names"], layout["num_classes"]
+    shown = ", ".join(f"{name}: {count}" for name, count in list(zip(names, counts, strict=True))[:3])
+    return f"{len(names)} tasks, {shown}{', ...' if len(names) > 3 else ''}"
+
+
+def _make_way(folder: CheckpointFolder, position: Position) -> None:
+    """Take what is beyond a position away, damaged files under another name."""
+    for later in folder.positions():
+        if later > position:
+            try:
+                folder.read(later)
+            except FileFormatError:
+                folder.set_aside(later)
+    folder.forget_after(position)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, CheckpointWarning, stacklevel=2)

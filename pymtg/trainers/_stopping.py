@@ -1,0 +1,84 @@
+"""Ctrl-C and SIGTERM as a request: training goes on to the end of its batch, saves, and then ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["StopRequest", "asked", "attended", "on_signals", "raise_if_asked"]
+
+
+class StopRequest(KeyboardInterrupt):
+    """A signal has asked the process to end.
+
+    ``number`` is the signal's; ``saved`` the directory of the checkpoint that was saved on the way, or None.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.saved: str | None = None
+
+
+class _Request:
+    """The one request of this process; signals are the process's too."""
+
+    number: int | None = None
+    attended = False
+
+
+@contextmanager
+def on_signals() -> Iterator[None]:
+    """Inside the block, turn SIGINT and SIGTERM into :class:`StopRequest`, raised where it can be attended to.
+
+    A second signal does not wait. A signal that the process ignores stays ignored; outside the main thread nothing is
+    changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            before[number] = signal.signal(number, _take)
+    try:
+        yield
+    finally:
+        _Request.number = None
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+@contextmanager
+def attended() -> Iterator[None]:
+    """Inside the block the first signal waits for :func:`raise_if_asked`."""
+    before, _Request.attended = _Request.attended, True
+    try:
+        yield
+    finally:
+        _Request.attended = before
+
+
+def asked() -> bool:
+    """Return whether a signal is waiting."""
+    return _Request.number is not None
+
+
+def raise_if_asked(saved: str | None = None) -> None:
+    """Raise the StopRequest of the signal that is waiting, if one is."""
+    number = _Request.number
+    if number is not None:
+        request = StopRequest(number)
+        request.saved = saved
+        raise request
+
+
+def _take(number: int, frame: FrameType | None) -> None:
+    if _Request.attended and _Request.number is None:
+        _Request.number = number
+        return
+    raise StopRequest(number)
