@@ -55,8 +55,9 @@ def pymtg(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command; on an error that the user can mend print one line and return 2, after Ctrl-C return 130, after
-    SIGTERM 143.
+    """Run a command and return its exit code.
+
+    After an error that the user can mend, print one line and return 2; after Ctrl-C return 130, after SIGTERM 143.
     """
     from pymtg.errors import PymtgError
 

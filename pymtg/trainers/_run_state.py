@@ -56,6 +56,7 @@ def load_run(run: Run, state: dict[str, Any]) -> None:
     run.batch = state["batch"]
     run.sums = state["sums"].to(run.sums.device)
     run.order.set_state(state["order"])
+    run.order_start = state["order"]
     run.resume_clocks(state["seconds"], state["epoch_seconds"])
     set_random_states(state["random"], run.config.torch_device)
 

@@ -249,8 +249,8 @@ class DMTGTrainer:
         OSError
             If a checkpoint cannot be written; those before it are whole.
         InvalidArgumentError, InvalidTypeError
-            If the data is empty or does not fit the layout, or the network's output does not; if a checkpoint to go on from
-            is of another run, with what differs.
+            If the data is empty or does not fit the layout, or the network's output does not; if the checkpoint
+            to go on from is of another run, with what differs.
         NonFiniteLossError
             If a loss or a weight becomes NaN or infinite; names the stage, the epoch and the tasks.
         """
