@@ -391,7 +391,23 @@ def scale_real_table() -> str:
     return rows_to_markdown(header, rows) + scale_machine(document)
 
 
+def memory_table() -> str:
+    """Resident set of runs of 200 epochs a stage."""
+    document = load("memory.json")
+    if document is None:
+        return MISSING
+    header = ["run", "stage", "epochs", "MB at epoch 10", "MB at the last", "MB at most", "kB an epoch from the 10th"]
+    rows = []
+    for method, stages in document["methods"].items():
+        for stage, found in stages.items():
+            figures = [found["mb_epoch_10"], found["mb_last"], found["mb_most"]]
+            slope = f"{found['kb_an_epoch']:+.1f}"
+            rows.append([method, stage, str(found["epochs"]), *(f"{value:.1f}" for value in figures), slope])
+    return rows_to_markdown(header, rows) + f"\n{document['data']}, torch {document['torch']}.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "memory": memory_table,
     "loss": loss_table,
     "loss-plain": loss_plain_table,
     "overhead": overhead_table,

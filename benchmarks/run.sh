@@ -12,6 +12,7 @@ done
 $bin/python benchmarks/planted_groups.py
 $bin/python benchmarks/scale_gram.py
 $bin/python benchmarks/scale_tasks.py
+$bin/python benchmarks/memory_over_epochs.py
 methods=stg_soft,stg_hard,stg_joint,dmtg,dmtg_warm,dmtg_diagonal,dmtg_random,mtl,ensemble,random_groups,stl
 compare() {
   name=$1
