@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import time
 import warnings
 from collections import Counter
@@ -40,7 +41,9 @@ from pymtg.nets import mlp
 from pymtg.trainers import CheckpointWarning, STGTrainer, _checkpoints
 from pymtg.trainers._checkpoints import CheckpointFolder
 from pymtg.trainers._interval import Interval
+from pymtg.trainers._keeper import FileKeeper
 from pymtg.trainers._state_tree import flatten, unflatten
+from pymtg.trainers._stopping import StopRequest, on_signals
 
 OFTEN = {"checkpoint_every": "1,0.001s"}  # at almost every batch
 
@@ -204,6 +207,43 @@ def test_a_run_that_is_killed_many_times_ends_the_same(method, processes, seed, 
     killed = check_kills(processes, method, seed, 30, tmp_path)
     stages = {"stg": {"joint", "group 0", "group 1"}, "dmtg": {"warm start", "dmtg", "fine-tuning"}}[method]
     assert stages <= {name.removeprefix("after ") for name in killed}
+
+
+def test_a_signal_at_the_end_of_a_stage_or_between_two_saves(seed, tmp_path, monkeypatch):
+    data = (make(seed), make(seed + 1))
+    whole = fit(stg(seed), data, resume=False)
+    lazy = {"checkpoint_dir": tmp_path, "checkpoint_every": "1h"}
+    for method, own in (("stage_done", FileKeeper.stage_done), ("computed", FileKeeper.computed)):
+
+        def then_stop(self, *arguments, own=own):
+            found = own(self, *arguments)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return found
+
+        monkeypatch.setattr(FileKeeper, method, then_stop)
+        with on_signals(), pytest.raises(StopRequest) as stop:
+            fit(stg(seed, **lazy), data)
+        assert (stop.value.number, stop.value.saved) == (signal.SIGTERM, str(tmp_path))
+        monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == ["stage-000.safetensors", "stage-001.safetensors"]
+    assert_same(fit(stg(seed, **lazy), data), whole)
+
+
+def test_without_a_directory_a_signal_ends_a_run_between_two_batches(seed):
+    calls = []
+
+    def stop(stage, record):
+        os.kill(os.getpid(), signal.SIGINT)
+        calls.append(stage)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with on_signals(), pytest.raises(StopRequest) as stopped:
+            fit(dmtg(seed, on_epoch_end=stop), (make(seed), make(seed + 1)), resume=False)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (calls, stopped.value.saved) == (["warm start"], None)
 
 
 # Damage

@@ -109,6 +109,7 @@ class FileKeeper(Keeper):
             self._running = True
             yield
             self._running = False
+            _stopping.raise_if_asked()
 
     def pause(self, run: Run) -> None:
         """Save if a signal asks for it (and end the run), or the interval."""
