@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ def described(value: Any) -> Any:
     """Return a value as JSON has it; functions by their names, modules by their kind and weights."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, numbers.Real):  # NumPy's
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, Mapping):
         return {str(key): described(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
