@@ -63,7 +63,7 @@ def stop_and_go_on(build, data, directory, stops, rng):
     """Let a run end by an exception in some random batches, one after the other; return what it comes to learn."""
     for _ in range(stops):
         with pytest.raises(Bomb):
-            fit(build(Countdown(rng.randint(2, 25)), checkpoint_dir=directory), data)
+            fit(build(Countdown(rng.randint(2, 18)), checkpoint_dir=directory), data)
     return fit(build(checkpoint_dir=directory), data)
 
 
