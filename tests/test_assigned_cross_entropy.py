@@ -100,11 +100,11 @@ def rounding(truth: Tensor, dtype: torch.dtype, arithmetic: torch.dtype) -> Tens
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("name", [name for name in CLASSES if name[:6] not in ("twos-2", "twos-3", "widest")])
 def test_layouts(name: str, per_row: bool, backend: str, generator: torch.Generator, poisoned: None) -> None:
-    for number, rows in enumerate((0, 1, 16, 33, 77) if backend == "cpp" else (0, 5, 17)):
+    for number, rows in enumerate((0, 1, 33) if backend == "cpp" else (5,)):
         drawn = [int(n) for n in torch.randint(2**20, (7,), generator=generator)]
         heads = random_heads(
             random_layout(CLASSES[name], generator, weighted=number % 2 == 1),
-            (1, 2, 3, 5)[drawn[0] % 4],
+            (1, 2, 3)[drawn[0] % 3],
             rows,
             generator,
             per_row=per_row,
@@ -121,19 +121,21 @@ def test_layouts(name: str, per_row: bool, backend: str, generator: torch.Genera
 @pytest.mark.parametrize("dtype", LOGIT_DTYPES, ids=str)
 @pytest.mark.parametrize("per_row", [False, True])
 def test_dtypes(dtype: torch.dtype, per_row: bool, backend: str, generator: torch.Generator, poisoned: None) -> None:
-    for assignment_dtype, missing in itertools.product(LOGIT_DTYPES, MISSING):
+    order = torch.randperm(len(MISSING), generator=generator).tolist()  # each dtype meets another pattern in every run
+    for assignment_dtype, missing in zip(LOGIT_DTYPES, (MISSING[i] for i in order), strict=True):
         layout = random_layout([*[1] * 27, 3, 5, 2, *[2] * 29], generator, weighted=missing == "some")
         options = {"dtype": dtype, "assignment_dtype": assignment_dtype, "missing": missing, "per_row": per_row}
-        check(random_heads(layout, 3, 33, generator, **options), backend)
+        check(random_heads(layout, 2, 33, generator, **options), backend)
 
 
 @pytest.mark.parametrize("strides", STACKS)
 @pytest.mark.parametrize("per_row", [False, True])
 def test_strides(strides: str, per_row: bool, backend: str, generator: torch.Generator) -> None:
     layout = random_layout([*[1] * 24, 17, 3, *[2] * 25], generator, weighted=True)
-    for rows, target_strides, dtype in itertools.product((1, 35), STRIDES, LOGIT_DTYPES[:2]):
+    for number, target_strides in enumerate(STRIDES):
+        rows, dtype = (35, 1)[number % 2], LOGIT_DTYPES[number % 2]
         options = {"strides": strides, "target_strides": target_strides, "dtype": dtype, "per_row": per_row}
-        check(random_heads(layout, 4, rows, generator, missing="some", **options), backend)
+        check(random_heads(layout, 2, rows, generator, missing="some", **options), backend)
 
 
 @pytest.mark.parametrize("classes", [[1], [1] * 26, [2] * 26, [1, 2, 3, 4]], ids=["one", "ones", "twos", "ragged"])
