@@ -61,4 +61,4 @@ def test_ranks_train_as_one_process_does(records, sampling):
                 )
         for name, value in rank[sampling]["state"].items():
             torch.testing.assert_close(value, one["state"][name], rtol=1e-6, atol=1e-6)
-    assert one["state"]["assignment._extra_state"] == (0 if sampling == "softmax" else 5)
+    assert one["state"]["assignment._extra_state"][0] == (0 if sampling == "softmax" else 5)  # draws
