@@ -159,7 +159,7 @@ def test_entropy_against_the_formula(branches, tasks, shift, generator):
         assert gradient.eq(0).all()
     else:
         truth = torch.autograd.grad(wanted, theta)[0]
-        torch.testing.assert_close(gradient.double(), truth, rtol=1e-4, atol=1e-5 * float(truth.abs().max()))
+        torch.testing.assert_close(gradient.double(), truth, rtol=1e-4, atol=1e-6)  # differences of numbers near 1
     assert torch.autograd.gradcheck(
         lambda own: torch.func.functional_call(Entropy(assignment.double()), {"of.theta": own}, ()), (theta,)
     )
