@@ -12,7 +12,17 @@ from torch import nn
 
 from pymtg import TaskLayout
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
-from pymtg.nets import MLP, BranchedNet, ConvNet, load_grouped, save_grouped
+from pymtg.nets import (
+    MLP,
+    BranchedNet,
+    CelebABranch,
+    CelebAStem,
+    ConvNet,
+    ResNet18,
+    SmallCNN,
+    load_grouped,
+    save_grouped,
+)
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 2, 1])
 
@@ -33,6 +43,50 @@ def test_what_is_loaded_computes_the_same(tmp_path, generator, labels, trunk):
     assert str(again) == str(net)
 
 
+IMAGE_NETS = {
+    "convnet": (lambda: ConvNet(3, (4, 5), 0.1), None),
+    "cnn": (lambda: SmallCNN(3, 16, 7), None),
+    "celeba": (lambda: CelebABranch(3, 16, 4), None),
+    "celeba behind a stem": (lambda: CelebABranch(3, 16, 4, stem=False), lambda: CelebAStem(3, 4)),
+    "resnet18": (lambda: ResNet18(3, 2), None),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGE_NETS)
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [2, 0, 2, 0]], ids=str)
+def test_networks_for_images_are_built_again(tmp_path, generator, kind, labels):
+    branch, trunk = IMAGE_NETS[kind]
+    branched = BranchedNet(branch, 3, LAYOUT, trunk=None if trunk is None else trunk())
+    images = torch.rand(5, 3, 16, 16, generator=generator)
+    branched(images)  # batch norm's figures are no more what they began with
+    net = branched.prune(labels).eval()
+    again = load_grouped(save_grouped(tmp_path / "m.safetensors", net))
+    assert torch.equal(again(images), net(images))
+    assert (again.labels, again.branch_ids, again.layout) == (net.labels, net.branch_ids, LAYOUT)
+    assert str(again) == str(net)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"branch": {"kind": "Linear", "options": {}}}, "kind must be one of MLP, .*; got 'Linear'"),
+        ({"branch": {"kind": "ResNet18", "options": {"width": 3}}}, "must be .*; the file holds"),
+        ({"branch": {"kind": "ResNet18", "options": {"depth": 3}}}, "depth"),
+        ({"branch": {"kind": "MLP", "options": {"in_features": 1, "hidden": [1] * 2000}}}, "at most 1000 layers"),
+        ({"branch": None}, "does not describe"),
+        ({"branch_ids": list(range(10**5))}, "describes 100000 branches"),
+        ({"labels": [0, 0, 0, 0]}, "every branch a task"),
+        ({"trunk": {"kind": "CelebAStem", "options": {}}}, "trunk.0.weight must be .*; the file holds none"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_descriptions_of_other_image_networks_build_nothing(tmp_path, changes, message):
+    path = save_grouped(tmp_path / "m.safetensors", BranchedNet(lambda: ResNet18(3, 2), 2, LAYOUT).prune([1, 0, 1, 0]))
+    rewritten(path, **changes)
+    with pytest.raises(FileFormatError, match=message):
+        load_grouped(path)
+
+
 def test_the_metadata_is_json_that_says_how_to_build_it(tmp_path):
     path = save_grouped(tmp_path / "m.safetensors", pruned([2, 0, 2, 0]))
     with safetensors.safe_open(path, framework="pt") as file:
@@ -45,11 +99,11 @@ def test_the_metadata_is_json_that_says_how_to_build_it(tmp_path):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (BranchedNet(lambda: ConvNet(1, (2,)), 2, LAYOUT), "branches.*ConvNet"),
+        (BranchedNet(lambda: nn.Sequential(nn.Linear(3, 2)), 2, LAYOUT, 2), "branches.*is a Sequential"),
         (BranchedNet(lambda: MLP(3, (4,)), 2, LAYOUT, trunk=nn.Flatten()), "trunk is a Flatten"),
         (BranchedNet(lambda: MLP(3, (4,)), 2, LAYOUT, head={"b": nn.Linear}), "'b' has one of its own"),
     ],
-    ids=["convolutions", "another trunk", "a head of its own"],
+    ids=["somebody's own", "another trunk", "a head of its own"],
 )
 def test_networks_of_other_parts_are_refused(tmp_path, net, message):
     with pytest.raises(InvalidArgumentError, match=message):

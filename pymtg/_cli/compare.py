@@ -63,22 +63,30 @@ def compare(
     assignment_lr: opt.AssignmentLearningRate = 1e-2,
     assignment_warmup: opt.AssignmentWarmup = 0.1,
     lr: opt.LearningRate = 1e-3,
+    lr_milestones: opt.Milestones = None,
+    lr_gamma: opt.MilestoneFactor = None,
     batch_size: opt.BatchSize = 32,
-    hidden: opt.Hidden = "128,128",
+    network: opt.Network = "auto",
+    hidden: opt.Hidden = None,
+    attributes: opt.Attributes = None,
+    image_size: opt.ImageSize = None,
+    images: opt.Images = None,
+    workers: opt.Workers = 0,
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     device: opt.Device = None,
     amp: opt.Amp = None,
     threads: opt.Threads = 1,
     quiet: opt.Quiet = False,
+    config: opt.Config = None,
 ) -> None:
     """Compare STG and DMTG with one network, an ensemble, random groups and single-task networks, over seeds.
 
     Writes comparison.json and comparison.md. Without --val-size the view 'best' holds out a fifth of the training rows.
     """
-    from pymtg._cli.run_setup import check_place, load_data
+    from pymtg._cli.networks import chosen_network
+    from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
     from pymtg.metrics import METRICS, REGRESSION_METRICS, default_metric, metrics_of
-    from pymtg.nets import mlp
     from pymtg.trainers import ABLATIONS, METHODS, VIEWS, TrainConfig
     from pymtg.trainers import compare as run_comparison
 
@@ -99,35 +107,40 @@ def compare(
     }
     if metric is not None:
         opt.choice("--metric", metric, METRICS + REGRESSION_METRICS)
-    config = TrainConfig(
+    scheduler = decay_of(lr_milestones, lr_gamma)
+    training = TrainConfig(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
+        scheduler=scheduler,
+        num_workers=workers,
         device=device,
         amp=opt.precision(amp),
         num_threads=threads,
     )
-    widths = opt.whole_numbers("--hidden", hidden)
-    first = load_data(data, 0, test_size, val_size, targets)
+    of_the_set = {"targets": targets, "attributes": attributes, "image_size": image_size, "images": images}
+    first = load_data(data, 0, test_size, val_size, **of_the_set)
+    net = chosen_network(first, network, hidden, for_images="cnn")
     metric = default_metric(first.layout) if metric is None else metric
     opt.choice("--metric", metric, metrics_of(first.layout))
     check_place(out, device)
     comparison = run_comparison(
-        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size, targets),
-        mlp(first.num_features, widths),
+        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size, **of_the_set),
+        net.model,
         seeds=range(seeds),
-        config=config,
+        config=training,
         progress=False if quiet else None,
         **options,
     )
     asked = {
-        "hidden": list(widths),
+        **net.described(),
+        **shown_decay(scheduler),
         "test_size": test_size,
         "val_size": val_size,
         "amp": amp,
-        "num_threads": config.num_threads,
+        "num_threads": training.num_threads,
     }
-    _finish(comparison, out, metric, {**asked, "device": str(config.torch_device)}, quiet)
+    _finish(comparison, out, metric, {**asked, "device": str(training.torch_device)}, quiet)
 
 
 def _names(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +13,6 @@ from pymtg._cli.errors import CommandError, require
 
 if TYPE_CHECKING:
     from pymtg._cli.dmtg_record import DMTGRecord
-    from pymtg.nets import BranchedNet
-    from pymtg.tasks import TaskLayout
 
 __all__ = ["dmtg"]
 
@@ -64,12 +61,14 @@ def dmtg(
     trunk: Annotated[
         str | None,
         typer.Option(
-            "--trunk", metavar="N,N,...", help="Widths of hidden layers that all branches share; by default none."
+            "--trunk",
+            metavar="N,N,...|stem",
+            help="What all branches share: hidden layers of these widths, or the stem of --network celeba; by default "
+            "nothing.",
         ),
     ] = None,
-    hidden: Annotated[
-        str, typer.Option("--hidden", metavar="N,N,...", help="Widths of each branch's hidden layers.")
-    ] = "128,128",
+    network: opt.Network = "auto",
+    hidden: opt.Hidden = None,
     freeze_trunk: Annotated[
         bool,
         typer.Option("--freeze-trunk", help="Leave the trunk as it is while the pruned model is fine-tuned."),
@@ -96,7 +95,13 @@ def dmtg(
         ),
     ] = None,
     lr: opt.LearningRate = 1e-3,
+    lr_milestones: opt.Milestones = None,
+    lr_gamma: opt.MilestoneFactor = None,
     batch_size: opt.BatchSize = 32,
+    attributes: opt.Attributes = None,
+    image_size: opt.ImageSize = None,
+    images: opt.Images = None,
+    workers: opt.Workers = 0,
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
@@ -109,6 +114,7 @@ def dmtg(
     resume: opt.Resume = False,
     log: opt.Log = None,
     quiet: opt.Quiet = False,
+    config: opt.Config = None,
 ) -> None:
     """Learn groups and networks in one run: K branches, each task finds its own; what no task uses is cut off.
 
@@ -117,8 +123,9 @@ def dmtg(
     """
     from pymtg._cli.dmtg_record import DMTGRecord
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, stoppable
+    from pymtg._cli.networks import chosen_network
     from pymtg._cli.reference import load_reference
-    from pymtg._cli.run_setup import check_place, load_data
+    from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import DMTGTrainer
 
     require("matplotlib", "jinja2", extra="report")
@@ -140,23 +147,26 @@ def dmtg(
         "batch_size": batch_size,
         "keep_best": keep_best,
         "num_threads": threads,
+        "num_workers": workers,
         "seed": seed,
     }
-    widths = opt.whole_numbers("--hidden", hidden)
-    trunk_widths = opt.whole_numbers("--trunk", trunk) if trunk is not None else ()
-    if freeze_trunk and not trunk_widths:
+    if freeze_trunk and trunk is None:
         raise CommandError("--freeze-trunk needs a trunk: give its widths with --trunk")
     if freeze_trunk and not finetune_epochs:
         raise CommandError("--freeze-trunk needs fine-tuning: give its epochs with --finetune-epochs")
+    of_the_set = {"targets": targets, "attributes": attributes, "image_size": image_size, "images": images}
+    scheduler = decay_of(lr_milestones, lr_gamma)
     checkpoints = checkpoint_directory(out, resume)
-    tasks = load_data(data, seed, test_size, val_size, targets)
+    tasks = load_data(data, seed, test_size, val_size, **of_the_set)
+    net = chosen_network(tasks, network, hidden, for_images="celeba")
     stored = None if reference is None else load_reference(reference, tasks.layout.names)
     trainer = DMTGTrainer(
-        _network(tasks.num_features, trunk_widths, widths, groups, gradient_scaling),
+        net.branched(trunk, groups, gradient_scaling),
         tasks.layout,
         **settings,
         temperature=opt.temperature_of(temperature, schedule),
         record=data_map,
+        scheduler=scheduler,
         device=device,
         amp=opt.precision(amp),
         progress=False if quiet else None,
@@ -169,8 +179,9 @@ def dmtg(
         **settings,
         "temperature": temperature,
         "schedule": schedule or ("exponential" if ":" in temperature else "constant"),
-        "trunk": list(trunk_widths),
-        "hidden": list(widths),
+        "trunk": net.shown_trunk(trunk),
+        **net.described(),
+        **shown_decay(scheduler),
         "gradient_scaling": gradient_scaling,
         "test_size": test_size,
         "val_size": val_size,
@@ -184,21 +195,6 @@ def dmtg(
     clear_checkpoints(checkpoints)
     if not quiet:
         _tell(record, out)
-
-
-def _network(
-    features: int, trunk: tuple[int, ...], hidden: tuple[int, ...], branches: int, gradient_scaling: bool
-) -> Callable[[TaskLayout], BranchedNet]:
-    from pymtg.nets import MLP, BranchedNet
-
-    def build(layout: TaskLayout) -> BranchedNet:
-        shared = MLP(features, trunk) if trunk else None
-        width = trunk[-1] if trunk else features
-        return BranchedNet(
-            lambda: MLP(width, hidden), branches, layout, trunk=shared, gradient_scaling=gradient_scaling
-        )
-
-    return build
 
 
 def _tell(record: DMTGRecord, out: Path) -> None:

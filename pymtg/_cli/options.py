@@ -9,28 +9,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pymtg._cli.config_file import config_option
 from pymtg._cli.errors import CommandError
 
 if TYPE_CHECKING:
     from pymtg.nets.temperature import Temperature as TemperatureSchedule
 
 __all__ = [
+    "NETWORKS",
     "SAMPLING",
     "Amp",
     "AssignmentLearningRate",
     "AssignmentWarmup",
+    "Attributes",
     "BatchSize",
     "CheckpointEvery",
+    "Config",
     "Data",
     "Device",
     "Epochs",
     "Fuzzifier",
     "Groups",
     "Hidden",
+    "ImageSize",
+    "Images",
     "Init",
     "LearningRate",
     "Log",
+    "MilestoneFactor",
+    "Milestones",
     "Mode",
+    "Network",
     "OutDirectory",
     "Quiet",
     "Resume",
@@ -44,6 +53,7 @@ __all__ = [
     "TestSize",
     "Threads",
     "ValSize",
+    "Workers",
     "choice",
     "command",
     "group_count",
@@ -54,6 +64,7 @@ __all__ = [
 
 MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
 SAMPLING = ("gumbel", "hard", "softmax", "per_sample")
+NETWORKS = ("auto", "mlp", "cnn", "celeba", "resnet18")
 SCHEDULES = ("constant", "linear", "exponential", "cosine")
 
 Data = Annotated[
@@ -61,8 +72,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="NAME",
-        help="'digits' (built in), or 'mulan:DIR/STEM' for DIR/STEM.xml with DIR/STEM-train.arff and "
-        "DIR/STEM-test.arff, or with DIR/STEM.arff.",
+        help="'digits' (built in); 'mulan:DIR/STEM' for DIR/STEM.xml with DIR/STEM-train.arff and "
+        "DIR/STEM-test.arff, or with DIR/STEM.arff; 'cifar10:DIR', 'cifar100:DIR' or 'celeba:DIR' as distributed.",
     ),
 ]
 Groups = Annotated[
@@ -90,9 +101,32 @@ Fuzzifier = Annotated[
     float, typer.Option("--fuzzifier", help="Above 1; near 1 memberships are almost hard, larger ones blur the groups.")
 ]
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of Adam.")]
+Milestones = Annotated[
+    str | None,
+    typer.Option("--lr-milestones", metavar="E,E,...", help="Epochs of a network after which its learning rate falls."),
+]
+MilestoneFactor = Annotated[
+    float | None,
+    typer.Option("--lr-gamma", show_default="0.5", help="What it is multiplied by at each of --lr-milestones."),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Rows in a batch.")]
 Hidden = Annotated[
-    str, typer.Option("--hidden", metavar="N,N,...", help="Widths of the hidden layers that the tasks share.")
+    str | None,
+    typer.Option(
+        "--hidden",
+        metavar="N,N,...",
+        show_default="128,128",
+        help="Widths of an MLP's hidden layers; in dmtg those of each branch.",
+    ),
+]
+Network = Annotated[
+    str,
+    typer.Option(
+        "--network",
+        metavar="|".join(NETWORKS),
+        help="An MLP, STG-MTL's small CNN, DMTG's network for CelebA, or ResNet-18. By default an MLP for rows of "
+        "numbers and the paper's own network for images.",
+    ),
 ]
 SnapshotEpochs = Annotated[
     str | None,
@@ -177,7 +211,33 @@ Targets = Annotated[
         help="For a Mulan regression set, DIR/STEM.arff without an XML file: its last N columns are the targets.",
     ),
 ]
-ValSize = Annotated[float, typer.Option("--val-size", help="Share of the rows to validate on.")]
+ValSize = Annotated[
+    float,
+    typer.Option("--val-size", help="Share of the rows to validate on; CelebA has a validation set of its own."),
+]
+Attributes = Annotated[
+    str | None,
+    typer.Option(
+        "--attributes", metavar="9|all|A,B,...", show_default="9", help="CelebA's tasks: DMTG's 9, all 40, or by name."
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", min=1, metavar="N", show_default="64", help="Height and width of CelebA's images."),
+]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="auto|memory|disk",
+        show_default="auto",
+        help="Whether CelebA's images are read once and kept, or whenever needed; by default kept up to 1 GiB.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes that read data which are not kept in memory; 0: none.")
+]
+Config = Annotated[Path | None, config_option()]
 CheckpointEvery = Annotated[
     str,
     typer.Option(

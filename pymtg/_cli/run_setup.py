@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pymtg._cli import options as opt
 from pymtg._cli.errors import CommandError, one_line
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
     from pymtg.data import TaskData
 
-__all__ = ["check_place", "load_data"]
+__all__ = ["MilestoneDecay", "check_place", "decay_of", "load_data", "shown_decay"]
 
 
 def check_place(out: Path, device: str | None) -> None:
@@ -41,11 +46,45 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def load_data(spec: str, seed: int, test_size: float, val_size: float, targets: int | None = None) -> TaskData:
-    """Load a data set; a reader's missing package becomes an error of the command."""
+def load_data(spec: str, seed: int, test_size: float, val_size: float, **of_the_set: Any) -> TaskData:
+    """Load a data set, with the options that only some sets have; a missing package becomes an error of the command."""
     from pymtg.data import load
 
+    attributes = of_the_set.pop("attributes", None)
+    if attributes is not None and attributes not in ("9", "all"):
+        attributes = [name.strip() for name in attributes.split(",")]
     try:
-        return load(spec, seed, test_size=test_size, val_size=val_size, targets=targets)
+        return load(spec, seed, test_size=test_size, val_size=val_size, attributes=attributes, **of_the_set)
     except ImportError as error:
         raise CommandError(one_line(error)) from None
+
+
+@dataclass(frozen=True)
+class MilestoneDecay:
+    """Makes schedulers that multiply the learning rate by `gamma` after each of the epochs `milestones`."""
+
+    milestones: tuple[int, ...]
+    gamma: float
+
+    def __call__(self, optimizer: Optimizer) -> LRScheduler:
+        """Return the scheduler of an optimizer."""
+        from torch.optim.lr_scheduler import MultiStepLR
+
+        return MultiStepLR(optimizer, list(self.milestones), self.gamma)
+
+
+def decay_of(milestones: str | None, gamma: float | None) -> MilestoneDecay | None:
+    """Return what ``--lr-milestones`` and ``--lr-gamma`` (0.5 if not given) ask for; None for a constant rate."""
+    if milestones is None:
+        if gamma is not None:
+            raise CommandError("--lr-gamma needs epochs at which it applies: give them with --lr-milestones")
+        return None
+    gamma = 0.5 if gamma is None else gamma
+    if not 0 < gamma <= 1:
+        raise CommandError(f"--lr-gamma must be above 0 and at most 1; got {gamma}")
+    return MilestoneDecay(opt.whole_numbers("--lr-milestones", milestones), gamma)
+
+
+def shown_decay(decay: MilestoneDecay | None) -> dict[str, Any]:
+    """Return what a run's settings hold of it; nothing of a constant rate."""
+    return {} if decay is None else {"lr_milestones": list(decay.milestones), "lr_gamma": decay.gamma}

@@ -32,8 +32,15 @@ def stg(
     snapshots: opt.Snapshots = "auto",
     specialised_epochs: opt.SpecialisedEpochs = None,
     lr: opt.LearningRate = 1e-3,
+    lr_milestones: opt.Milestones = None,
+    lr_gamma: opt.MilestoneFactor = None,
     batch_size: opt.BatchSize = 32,
-    hidden: opt.Hidden = "128,128",
+    network: opt.Network = "auto",
+    hidden: opt.Hidden = None,
+    attributes: opt.Attributes = None,
+    image_size: opt.ImageSize = None,
+    images: opt.Images = None,
+    workers: opt.Workers = 0,
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
@@ -47,14 +54,15 @@ def stg(
     resume: opt.Resume = False,
     log: opt.Log = None,
     quiet: opt.Quiet = False,
+    config: opt.Config = None,
 ) -> None:
     """Train jointly, group the tasks by their data maps, train a network per group, and report.
 
     Writes metrics.json, groups.json, data_map.safetensors, data_map.png, memberships.png and report.html.
     """
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, stoppable
-    from pymtg._cli.run_setup import check_place, load_data
-    from pymtg.nets import mlp
+    from pymtg._cli.networks import chosen_network
+    from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import STGTrainer
 
     require("matplotlib", "jinja2", extra="report")
@@ -71,15 +79,19 @@ def stg(
         "batch_size": batch_size,
         "keep_best": keep_best,
         "num_threads": threads,
+        "num_workers": workers,
         "seed": seed,
     }
-    widths = opt.whole_numbers("--hidden", hidden)
+    of_the_set = {"targets": targets, "attributes": attributes, "image_size": image_size, "images": images}
+    scheduler = decay_of(lr_milestones, lr_gamma)
     checkpoints = checkpoint_directory(out, resume)
-    tasks = load_data(data, seed, test_size, val_size, targets)
+    tasks = load_data(data, seed, test_size, val_size, **of_the_set)
+    net = chosen_network(tasks, network, hidden, for_images="cnn")
     trainer = STGTrainer(
-        mlp(tasks.num_features, widths),
+        net.model,
         tasks.layout,
         **settings,
+        scheduler=scheduler,
         device=device,
         amp=opt.precision(amp),
         progress=False if quiet else None,
@@ -88,7 +100,14 @@ def stg(
         log=log,
     )
     check_place(out, device)
-    shown = {**settings, "hidden": list(widths), "test_size": test_size, "val_size": val_size, "amp": amp}
+    shown = {
+        **settings,
+        **net.described(),
+        **shown_decay(scheduler),
+        "test_size": test_size,
+        "val_size": val_size,
+        "amp": amp,
+    }
     with stoppable():
         trainer.fit(tasks.train, tasks.val, resume=resume)
         _finish(trainer, tasks, data, out, {**shown, "device": str(trainer.config.torch_device)}, quiet)

@@ -110,6 +110,10 @@ class ArrayTasks(Dataset[tuple[Tensor, Tensor]]):
         at = torch.as_tensor(indices, dtype=torch.int64)
         return Batch((self.inputs[at], self.targets[at]))
 
+    def take(self, rows: Tensor) -> ArrayTasks:
+        """Return a dataset of the samples at int64 `rows`, copied, that hands them out as this one does."""
+        return ArrayTasks(self.inputs[rows], self.targets[rows], self.layout)
+
     def __repr__(self) -> str:
         return f"ArrayTasks({len(self)} samples of shape {tuple(self.inputs.shape[1:])}, {self.layout.num_tasks} tasks)"
 

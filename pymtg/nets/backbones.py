@@ -103,6 +103,7 @@ class ConvNet(nn.Module):
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout))
         self.out_features = widths[-1]
         self.smallest = 2 ** len(widths)
+        self.options = {"in_channels": self.in_channels, "channels": list(widths), "dropout": dropout}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features ``[B, out_features]`` of images ``[B, in_channels, H, W]``.

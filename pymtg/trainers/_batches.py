@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from pymtg.data import IGNORE_INDEX, ArrayTasks, IndexedDataset, collate, from_arrays, with_ids
+from pymtg.data import IGNORE_INDEX, ArrayTasks, IndexedDataset, PixelTasks, collate, from_arrays, with_ids
 from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
@@ -78,7 +78,8 @@ def batch_source(data: Any, layout: TaskLayout, config: TrainConfig, argument: s
         data = from_arrays(data.tensors[0], data.tensors[1], layout)
     if isinstance(data, ArrayTasks):
         targets = _target_matrix(data.targets, layout, argument)
-        return _TensorBatches(data.inputs, targets, layout, config)
+        prepare = data.prepare if isinstance(data, PixelTasks) else None
+        return _TensorBatches(data.inputs, targets, layout, config, prepare)
     dataset = with_ids(data)
     if len(dataset) == 0:
         raise InvalidArgumentError(f"{argument} must hold at least one sample; got an empty dataset")
@@ -134,8 +135,16 @@ def _cuts(num_samples: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 class _TensorBatches:
-    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor, layout: TaskLayout, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        layout: TaskLayout,
+        config: TrainConfig,
+        prepare: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         self.layout, self.config, self.device = layout, config, config.torch_device
+        self.prepare = prepare  # what makes a network's input of what is kept, on the device
         small = inputs.element_size() * inputs.numel() + targets.element_size() * targets.numel() <= _RESIDENT_BYTES
         self.inputs = inputs.to(self.device) if small else inputs
         self.targets = targets.to(self.device) if small else targets
@@ -151,12 +160,14 @@ class _TensorBatches:
 
     def describe(self) -> dict[str, Any]:
         parts = {"inputs": _checksum(self.inputs), "targets": _checksum(self.targets)}
+        if self.prepare is not None:
+            parts["prepared"] = _checksum(self.prepare(self.inputs[:1]))
         return {"samples": self.num_samples, **parts}
 
     def select(self, tasks: Sequence[int]) -> BatchSource:
         layout = self.layout.select(tasks)
         targets = _for_loss(self.targets[:, list(tasks)], layout, "targets")
-        return _TensorBatches(self.inputs, targets, layout, self.config)
+        return _TensorBatches(self.inputs, targets, layout, self.config, self.prepare)
 
     def _batches(self, order: torch.Tensor, first: int = 0) -> Iterator[Batch]:
         ids = order.to(self.device)
@@ -164,7 +175,10 @@ class _TensorBatches:
         for start, stop in self.cuts[first:]:
             at = rows[start:stop]
             inputs, targets = self.inputs.index_select(0, at), self.targets.index_select(0, at)
-            yield ids[start:stop], inputs.to(self.device), targets.to(self.device)
+            inputs = inputs.to(self.device)
+            if self.prepare is not None:
+                inputs = self.prepare(inputs)
+            yield ids[start:stop], inputs, targets.to(self.device)
 
 
 class _LoaderBatches:

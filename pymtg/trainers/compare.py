@@ -211,8 +211,7 @@ def _hold_out(train: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any
     order = torch.randperm(size, generator=torch.Generator().manual_seed(stage_seed(seed, "split")))
     parts = order[held:].sort().values, order[:held].sort().values
     if isinstance(train, ArrayTasks):
-        kept, out = (ArrayTasks(train.inputs[rows], train.targets[rows], train.layout) for rows in parts)
-        return kept, out
+        return train.take(parts[0]), train.take(parts[1])
     return Subset(train, parts[0].tolist()), Subset(train, parts[1].tolist())
 
 
