@@ -1,7 +1,7 @@
 """Python pickles that may come from anywhere: numbers, text, lists, dicts and arrays come out, and nothing is run.
 
-A pickle is a program. One read here may name what NumPy writes an array with and nothing else; each name is answered
-with a stand-in that only keeps what it was given. No function of another module is called, by whatever name.
+A pickle is a program. One read here may name what arrays and bytes are written with and nothing else; each name is
+answered with a stand-in that only keeps what it was given. No function of another module is called, by whatever name.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 _ADMITTED: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): lambda *_: _Array(),
     ("numpy", "dtype"): lambda code, *_: _DType(code),
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _encode,  # how Python 3 writes bytes for Python 2, and
+    ("__builtin__", "bytes"): lambda: b"",  # none of them
     **{
         (module, "_reconstruct"): lambda *_: _Array()
         for module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core._multiarray_umath")

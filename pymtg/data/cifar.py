@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pymtg.data._cifar_files import CIFAR10, CIFAR100, Images, read_cifar
-from pymtg.data._split import split_rows
+from pymtg.data._split import check_seed, split_rows
 from pymtg.data.pixels import PixelTasks
 from pymtg.data.taskdata import TaskData
 from pymtg.tasks import TaskLayout
@@ -77,6 +77,7 @@ def cifar10(
     images also where no task tells which. Mean and deviation of the channels are ours: the released code leaves
     transformations to its caller.
     """
+    check_seed(seed)
     parts = read_cifar(directory, CIFAR10)
     layout = TaskLayout.binary(CIFAR10_TASKS, [10.0] * 10 + [None] * 5 if balanced else None)
     train, test = (_fifteen(part, [seed, stream]) for part, stream in zip(parts, (1, 2), strict=True))
@@ -108,6 +109,7 @@ def cifar100(
     FileNotFoundError, FileFormatError, InvalidArgumentError, InvalidTypeError
         As :func:`cifar10`.
     """
+    check_seed(seed)
     parts = read_cifar(directory, CIFAR100)
     layout = TaskLayout.binary(CIFAR100_TASKS, [99.0] * 100 if balanced else None)
     train, test = (_Tasks(part.pixels, _one_hot(part.labels, 100)) for part in parts)

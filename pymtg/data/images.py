@@ -125,8 +125,8 @@ def read_image(path: Path) -> Any:
     """
     module = pillow()
     try:
-        image = module.open(path)
-        image.load()
+        with module.open(path) as image:  # closes the file; what is loaded stays
+            image.load()
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}") from None
     # Pillow says OSError for truncated files, SyntaxError and ValueError for some broken ones
