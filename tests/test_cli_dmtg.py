@@ -17,7 +17,7 @@ from _tiny import write_tiny
 from PIL import Image
 
 from pymtg import TaskLayout
-from pymtg._cli.dmtg import _network
+from pymtg._cli.networks import Network
 from pymtg.cli import main
 from pymtg.data import load
 from pymtg.metrics import normalized_gain, score, total_error
@@ -215,10 +215,10 @@ def test_a_frozen_trunk_changes_the_fine_tuning(tiny, tmp_path, undrawn):
 
 def test_trunk_and_gradient_scaling_reach_the_network():
     layout = TaskLayout.binary(["a", "b", "c"])
-    net = _network(6, (5, 4), (8,), 2, True)(layout)
+    net = Network("mlp", (2, 3), (8,)).branched("5,4", 2, True)(layout)
     assert (net.gradient_scaling, net.num_branches, net.features) == (True, 2, 8)
     assert net.trunk.out_features == 4
-    plain = _network(6, (), (8,), 3, False)(layout)
+    plain = Network("mlp", (6,), (8,)).branched(None, 3, False)(layout)
     assert (plain.gradient_scaling, plain.num_branches, plain.trunk) == (False, 3, None)
 
 
