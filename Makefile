@@ -4,17 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
+SITE := $(VENV)/.site
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp)
 # Compiler warnings are errors where CI is set.
 BUILD_OPTIONS := -C cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
 
-.PHONY: help setup demo test test-long lint check-dist bench tables clean
+.PHONY: help setup demo test test-long lint docs pictures check-dist bench tables clean
 
 help:
 	@echo "make demo        train, group and compare on scikit-learn's digits; results in runs/digits"
 	@echo "make test        all tests"
 	@echo "make test-long   the same, and those that are marked slow"
 	@echo "make lint        ruff, mypy, clang-format"
+	@echo "make docs        the documentation as a site, in build/site"
+	@echo "make pictures    the documentation's pictures, by the code that stands beside them"
 	@echo "make check-dist  build sdist and wheel, install the wheel, try it outside the repository"
 	@echo "make bench       benchmarks, results in benchmarks/results (takes long: scikit-learn is measured too)"
 	@echo "make tables      README's and docs' tables from benchmarks/results"
@@ -32,6 +35,10 @@ $(LINTERS): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt ruff mypy clang-format pandas-stubs
 	@touch $@
 
+$(SITE): $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]'
+	@touch $@
+
 demo: $(INSTALLED)
 	$(BIN)/pymtg stg --data digits --groups 3 --seed 0 --out runs/digits
 
@@ -46,6 +53,12 @@ lint: $(INSTALLED) $(LINTERS)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror -style=file:csrc/.clang-format $(SOURCES)
+
+docs: $(INSTALLED) $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pictures: $(INSTALLED)
+	$(BIN)/python docs/make_pictures.py
 
 check-dist: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt build

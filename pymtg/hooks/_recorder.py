@@ -186,6 +186,9 @@ class Recorder:
     def record(self, logits: Tensor, targets: Tensor, sample_ids: Tensor | Sequence[int]) -> None:
         """Record a batch without any hook: for losses that are called as functions.
 
+        Nothing is recorded while paused, with gradients disabled, or in a backward pass. Raises what
+        :func:`pymtg.functional.multitask_cross_entropy` raises.
+
         Parameters
         ----------
         logits
@@ -194,9 +197,6 @@ class Recorder:
             ``[B, T]`` class numbers (``[B]`` for one task); 0/1 labels may be floating-point.
         sample_ids
             ``[B]``, as for :meth:`ids`.
-
-        Nothing is recorded while paused, with gradients disabled, or in a backward pass. Raises what
-        :func:`pymtg.functional.multitask_cross_entropy` raises.
         """
         if self._on():
             self._write(*self._reader.read(logits, targets), as_ids(sample_ids))
