@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from make_pictures import IMAGES, pictures_of
+from make_tables import filled
 from pages import PAGES, ROOT, Page, same_output
 
 import pymtg
@@ -32,6 +33,11 @@ def test_page_runs(page, tmp_path, monkeypatch):
 
 def test_pictures_are_those_that_are_shown():
     assert {name for page in PAGES for name in pictures_of(page)} == {path.name for path in IMAGES.iterdir()}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_tables_are_those_of_the_results(page):
+    assert filled(page.read_text()) == page.read_text(), "run `make tables`"
 
 
 def test_no_block_is_passed_over():
