@@ -8,11 +8,14 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+import typer
+from command_help import on_page_markdown
 from make_pictures import IMAGES, pictures_of
 from make_tables import filled
 from pages import PAGES, ROOT, Page, same_output
 
 import pymtg
+from pymtg._cli.app import app
 
 BENCHMARKS = {"scale_tasks.png"}  # drawn by benchmarks/
 FENCE = re.compile(r"^ *```(\w+)", flags=re.M)
@@ -60,6 +63,13 @@ def test_reference_has_every_public_module():
     }
     text = "".join(page.read_text() for page in PAGES if page.parent.name == "reference")
     assert public <= set(re.findall(r"^::: ([\w.]+)$", text, flags=re.M))
+
+
+def test_every_command_has_its_help():
+    commands = typer.main.get_command(app).commands
+    text = (ROOT / "docs" / "reference" / "command-line.md").read_text()
+    assert re.findall(r"<!-- help: (\w+) -->", text) == list(commands)
+    assert "--groups" in on_page_markdown("# Page\n\n<!-- help: stg -->\n")
 
 
 @pytest.mark.parametrize(
