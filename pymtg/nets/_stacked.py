@@ -23,6 +23,7 @@ from pymtg.nets._stacked_layers import (
 )
 from pymtg.nets._tuning import tuned
 from pymtg.nets.backbones import MLP, ConvNet
+from pymtg.nets.multihead import MultiHeadNet
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -117,7 +118,7 @@ class _Converter:
         kind = type(first)
         if any(has_hooks(module) for module in modules):
             raise CannotStackError(f"{named(path, first)} has hooks")
-        if kind in (MLP, ConvNet, nn.Sequential):
+        if kind in (MLP, ConvNet, MultiHeadNet, nn.Sequential):
             if kind is MLP:
                 self._flatten(path, nn.Flatten())
             for name in first._modules:  # a module that stands there twice is called twice

@@ -31,14 +31,20 @@ class BatchSource(Protocol):
     """Something that yields batches on the device.
 
     ``num_samples`` is M; ``missing`` tells whether labels may be missing (True where finding out would mean to read
-    the whole dataset).
+    the whole dataset); ``orders_apart`` whether :meth:`shuffled_apart` draws every network's order from its own
+    generator, or reads every sample once and gives it to all, in the order of the first.
     """
 
     num_samples: int
     missing: bool
+    orders_apart: bool
 
     def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
         """Yield one epoch in an order drawn from the generator, from batch `first` on."""
+        ...
+
+    def shuffled_apart(self, generators: Sequence[torch.Generator], first: int = 0) -> Iterator[Batch]:
+        """Yield one epoch for K networks at once: ids [B, K], inputs [K, B, ...], targets [K, B, T]."""
         ...
 
     def in_order(self) -> Iterator[Batch]:
@@ -135,6 +141,8 @@ def _cuts(num_samples: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 class _TensorBatches:
+    orders_apart = True
+
     def __init__(
         self,
         inputs: torch.Tensor,
@@ -155,6 +163,15 @@ class _TensorBatches:
     def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
         return self._batches(torch.randperm(self.num_samples, generator=generator), first)
 
+    def shuffled_apart(self, generators: Sequence[torch.Generator], first: int = 0) -> Iterator[Batch]:
+        orders = torch.stack([torch.randperm(self.num_samples, generator=own) for own in generators])
+        ids, rows = orders.T.to(self.device), orders.to(self.inputs.device)
+        for start, stop in self.cuts[first:]:
+            at = rows[:, start:stop].flatten()
+            parts = self._rows(at)
+            inputs, targets = (part.view(len(generators), stop - start, *part.shape[1:]) for part in parts)
+            yield ids[start:stop], inputs, targets
+
     def in_order(self) -> Iterator[Batch]:
         return self._batches(torch.arange(self.num_samples))
 
@@ -173,16 +190,19 @@ class _TensorBatches:
         ids = order.to(self.device)
         rows = order.to(self.inputs.device)
         for start, stop in self.cuts[first:]:
-            at = rows[start:stop]
-            inputs, targets = self.inputs.index_select(0, at), self.targets.index_select(0, at)
-            inputs = inputs.to(self.device)
-            if self.prepare is not None:
-                inputs = self.prepare(inputs)
-            yield ids[start:stop], inputs, targets.to(self.device)
+            yield ids[start:stop], *self._rows(rows[start:stop])
+
+    def _rows(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs, as a network takes them, and targets of these rows, on the device."""
+        inputs = self.inputs.index_select(0, at).to(self.device)
+        if self.prepare is not None:
+            inputs = self.prepare(inputs)
+        return inputs, self.targets.index_select(0, at).to(self.device)
 
 
 class _LoaderBatches:
     missing = True
+    orders_apart = False
 
     def __init__(
         self,
@@ -202,6 +222,11 @@ class _LoaderBatches:
             return self._batches(order, generator, first)
         # workers have random states of their own, which the batches before move on
         return itertools.islice(self._batches(order, generator), first, None)
+
+    def shuffled_apart(self, generators: Sequence[torch.Generator], first: int = 0) -> Iterator[Batch]:
+        for ids, *values in self.shuffled(generators[0], first):
+            inputs, targets = (value.expand(len(generators), *value.shape) for value in values)
+            yield ids[:, None].expand(-1, len(generators)), inputs, targets
 
     def in_order(self) -> Iterator[Batch]:
         return self._batches(torch.arange(self.num_samples), torch.Generator().manual_seed(0))

@@ -25,7 +25,7 @@ class Keeper:
     """Follows a run from stage to stage; this one keeps nothing, and ends the run where a signal asks for it."""
 
     epochs_done = 0
-    """Epochs that were restored, of all stages together."""
+    """Epochs that were restored, of all stages and networks together."""
 
     def begin(self, run: Run) -> StageResult | None:
         """Restore a run that has just begun as far as it is known; return its result if it was finished."""
@@ -84,7 +84,7 @@ class FileKeeper(Keeper):
         position, states = start if start is not None else ((0, 0, 0), [])
         self._restored = states[: position[0]]
         self._at_work = states[position[0]] if position[1:] != (0, 0) else None
-        self.epochs_done = position[1] + sum(len(s["history"]["loss"]) for s in self._restored if "history" in s)
+        self.epochs_done = sum(len(s["history"]["loss"]) * s.get("networks", 1) for s in states if "history" in s)
         self._stage = 0
         self._unsaved: list[tuple[int, dict[str, Any]]] = []
         self._saved_at = time.monotonic()

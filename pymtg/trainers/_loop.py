@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.losses import MultiTaskLoss
 from pymtg.tasks import TaskLayout
-from pymtg.trainers._batches import BatchSource
+from pymtg.trainers._batches import Batch, BatchSource
 from pymtg.trainers._errors import NonFiniteLossError
 from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._monitor import monitored, weighted_score
@@ -25,7 +25,7 @@ from pymtg.trainers._seeding import seeded
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord, StageResult
 
-__all__ = ["Job", "Run", "Trained", "train_network"]
+__all__ = ["Best", "Job", "Run", "Trained", "checked_network", "non_finite", "train_network"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train_network(
     with seeded(job.seed, config.torch_device):
         run = (Run if kind is None else kind)(job, config, train, val)
         stage = keeper.begin(run)
-        reporter.restored(job.name, len(run.history) if stage is None else job.epochs)
+        reporter.restored(job.name, run.networks * (len(run.history) if stage is None else job.epochs))
         if stage is None:
             with keeper.following(run):
                 stage = _trained(run, reporter, keeper)
@@ -83,12 +83,10 @@ def train_network(
 
 def _trained(run: Run, reporter: Reporter, keeper: Keeper) -> StageResult:
     """Train the epochs that are left."""
-    job, config = run.job, run.config
+    job = run.job
     for epoch in range(len(run.history) + 1, job.epochs + 1):
-        record = run.epoch(epoch, keeper.pause)
-        reporter.epoch(job.name, run.history, job.epochs, run.note, run.figures())
-        if config.on_epoch_end is not None:
-            config.on_epoch_end(job.name, record)
+        run.epoch(epoch, keeper.pause)
+        run.report(reporter)
         keeper.epoch_done(run)
     best = run.restore_best()
     stage = StageResult(
@@ -104,7 +102,9 @@ def _trained(run: Run, reporter: Reporter, keeper: Keeper) -> StageResult:
 
 
 @dataclass
-class _Best:
+class Best:
+    """The best epoch so far, its score and its weights; none before the first."""
+
     score: float = -math.inf
     epoch: int | None = None
     state: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -117,19 +117,22 @@ class Run:
     or what happens around an epoch (:meth:`before_epoch`, :meth:`after_epoch`); the loop stays the same.
     """
 
+    networks = 1
+    """How many networks are trained: so many epochs are told of after each."""
+
     def __init__(self, job: Job, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
         self._clock = self._epoch_clock = time.perf_counter()
         self.job, self.config, self.train, self.val = job, config, train, val
         device = config.torch_device
-        self.network = _checked_network(job.build()).to(device)
+        self.network = checked_network(job.build()).to(device)
         self.loss = self.make_loss().to(device)
         self.optimizers = self.optimizers_of(self.network)
         self.scheduler = None if config.scheduler is None else config.scheduler(self.optimizers[0])
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp_dtype is torch.float16)
-        self.order = torch.Generator().manual_seed(job.seed)  # of its own: what a model draws does not move the order
+        self.order: Any = torch.Generator().manual_seed(job.seed)  # of its own: what a model draws does not move the order
         self.weights = [1.0] * job.layout.num_tasks if job.weights is None else job.weights.tolist()
         self.history: list[EpochRecord] = []
-        self.best = _Best()
+        self.best = Best()
         self.batch, self.batches = 0, -(-train.num_samples // config.batch_size)
         """How many batches of the present epoch are done, and of how many."""
         self.sums = torch.zeros(1 + job.layout.num_tasks, device=device)
@@ -150,6 +153,10 @@ class Run:
         total = self.loss(checked_logits(logits, len(ids), self.job.layout), targets, ids)
         task_losses: Any = self.loss.task_losses
         return total, task_losses
+
+    def batches_left(self) -> Iterator[Batch]:
+        """Yield the batches of the present epoch that are not done."""
+        return self.train.shuffled(self.order, self.batch)
 
     @property
     def note(self) -> str:
@@ -220,7 +227,7 @@ class Run:
         if not self.batch:
             sums.zero_()
             self.order_start = self.order.get_state()
-        for ids, inputs, targets in self.train.shuffled(self.order, self.batch):
+        for ids, inputs, targets in self.batches_left():
             total, task_losses = self.loss_of(ids, inputs, targets)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
@@ -242,18 +249,19 @@ class Run:
         figures: list[float] = sums.tolist()
         state, loss, *task_losses = figures
         if not all(map(math.isfinite, (state, loss, *task_losses))):
-            raise NonFiniteLossError(self._non_finite(epoch, task_losses))
+            raise NonFiniteLossError(self.non_finite(epoch, task_losses))
         return loss, tuple(task_losses)
 
-    def _non_finite(self, epoch: int, losses: list[float]) -> str:
-        pairs = zip(self.job.layout.names, losses, strict=True)
-        names = [name for name, value in pairs if not math.isfinite(value)]
-        shown = ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        what = f"the loss of {shown}" if names else "a weight of the network"
-        return (
-            f"stage {self.job.name!r}, epoch {epoch}: {what} became NaN or infinite; "
-            "look for such values in the inputs, or train with a lower lr"
-        )
+    def non_finite(self, epoch: int, losses: Sequence[float]) -> str:
+        """Return in words what became NaN or infinite, given the task losses; a weight where these are finite."""
+        return non_finite(self.job.name, self.job.layout, epoch, losses)
+
+    def report(self, reporter: Reporter) -> None:
+        """Tell of the last epoch: on the progress bar, in the log, and to the caller."""
+        job, record = self.job, self.history[-1]
+        reporter.epoch(job.name, self.history, job.epochs, self.note, self.figures())
+        if self.config.on_epoch_end is not None:
+            self.config.on_epoch_end(job.name, record)
 
     def keep_if_best(self, record: EpochRecord) -> None:
         """Keep the weights if no epoch before was better."""
@@ -261,7 +269,7 @@ class Run:
         if not self.config.keep_best or score is None or not score > self.best.score:
             return
         state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self.best = _Best(score, record.epoch, state)
+        self.best = Best(score, record.epoch, state)
 
     def best_state(self) -> dict[str, Any]:
         """Return what is kept of the best epoch, for a checkpoint."""
@@ -271,7 +279,7 @@ class Run:
         """Take what :meth:`best_state` returned."""
         device = self.config.torch_device
         kept = {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in state["network"].items()}
-        self.best = _Best(state["score"], state["epoch"], kept)
+        self.best = Best(state["score"], state["epoch"], kept)
 
     def own_state(self) -> dict[str, Any]:
         """Return what this sort of run adds to a checkpoint."""
@@ -291,7 +299,19 @@ class Run:
         return self.best.epoch
 
 
-def _checked_network(network: object) -> nn.Module:
+def non_finite(stage: str, layout: TaskLayout, epoch: int, losses: Sequence[float]) -> str:
+    """Return the message of a NonFiniteLossError."""
+    names = [name for name, value in zip(layout.names, losses, strict=True) if not math.isfinite(value)]
+    shown = ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    what = f"the loss of {shown}" if names else "a weight of the network"
+    return (
+        f"stage {stage!r}, epoch {epoch}: {what} became NaN or infinite; "
+        "look for such values in the inputs, or train with a lower lr"
+    )
+
+
+def checked_network(network: object) -> nn.Module:
+    """Return what a model factory made if it is a module with something to train; typed errors for anything else."""
     if not isinstance(network, nn.Module):
         raise InvalidTypeError(f"model must return a torch.nn.Module for a layout; got {type(network).__name__}")
     if not any(p.requires_grad for p in network.parameters()):

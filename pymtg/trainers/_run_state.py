@@ -95,6 +95,7 @@ def load_weights(network: torch.nn.Module, state: dict[str, Any]) -> None:
 def _learned(run: Run) -> dict[str, Any]:
     data_map = run.job.data_map
     return {
+        "networks": run.networks,
         "network": dict(run.network.state_dict()),
         "own": run.own_state(),
         "data_map": None if data_map is None else data_map.state_dict(),

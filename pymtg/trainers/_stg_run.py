@@ -11,17 +11,20 @@ import numpy.typing as npt
 
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets._stacked import CannotStackError
 from pymtg.trainers._loop import Trained
 from pymtg.trainers._stages import Setting, group_tasks
+from pymtg.trainers._together import check_together, pays_together, train_together
 from pymtg.trainers.config import check_choice, check_int
 
 if TYPE_CHECKING:
     from pymtg.groups import TaskGroups
 
-__all__ = ["Grouped", "STGPlan", "group_from_joint", "hard_weights", "specialise"]
+__all__ = ["Grouped", "STGPlan", "check_form", "group_from_joint", "hard_weights", "specialise"]
 
 _STARTS = ("fresh", "joint")
 _SNAPSHOTS = ("auto", "memory", "gram", "disk")
+_FORMS = ("auto", "together", "one-by-one")
 _MOST_IN_MEMORY = 2**30  # bytes of snapshots that "auto" keeps in memory
 _MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
 
@@ -39,6 +42,7 @@ class STGPlan:
     mode: str
     n_init: int
     snapshots: str = "auto"
+    specialise: str = "auto"
 
     @classmethod
     def checked(
@@ -54,6 +58,7 @@ class STGPlan:
         mode: str = "kmeans-fuzzified",
         n_init: int = 10,
         snapshots: str = "auto",
+        specialise: str = "auto",
     ) -> STGPlan:
         """Check every option and fill in what depends on others."""
         if num_groups == "auto":
@@ -82,6 +87,7 @@ class STGPlan:
             mode=check_choice("mode", mode, _MODES),
             n_init=check_int("n_init", n_init, 1),
             snapshots=snapshots,
+            specialise=check_choice("specialise", specialise, _FORMS),
         )
 
     def snapshots_for(self, num_samples: int, num_tasks: int) -> str:
@@ -158,11 +164,35 @@ def _unpacked_groups(state: dict[str, Any]) -> tuple[TaskGroups, float]:
     return TaskGroups.from_dict(state["groups"]), state["seconds"]
 
 
+def check_form(setting: Setting, plan: STGPlan) -> None:
+    """Raise InvalidArgumentError, before anything is trained, if step 3 cannot have the form that the plan asks for."""
+    if plan.specialise == "together":
+        try:
+            check_together(setting)
+        except CannotStackError as reason:
+            raise _not_together(reason) from None
+
+
 def specialise(setting: Setting, plan: STGPlan, grouped: Grouped) -> list[Trained]:
-    """Step 3: train the K networks, from the joint one where the plan says so."""
+    """Step 3: train the K networks, from the joint one where the plan says so, together or one by one."""
     start = grouped.joint.network if plan.init == "joint" else None
-    columns = enumerate(grouped.memberships.T)
+    memberships, form = grouped.memberships, plan.specialise
+    if form == "auto":
+        form = "together" if pays_together(setting, grouped.joint.network) else "one-by-one"
+    if form == "together" and memberships.shape[1] > 1:
+        try:
+            return train_together(setting, memberships, epochs=plan.specialised_epochs, start=start)
+        except CannotStackError as reason:  # the factory's networks are not alike
+            if plan.specialise == "together":
+                raise _not_together(reason) from None
+    columns = enumerate(memberships.T)
     return [setting.specialised(k, u, epochs=plan.specialised_epochs, start=start) for k, u in columns]
+
+
+def _not_together(reason: CannotStackError) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"specialise must be 'auto' or 'one-by-one' for these networks, which cannot be trained together: {reason}"
+    )
 
 
 def hard_weights(memberships: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -22,7 +22,7 @@ from pymtg.trainers._predict import class_probabilities, combine_networks, forwa
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting, check_model
-from pymtg.trainers._stg_run import STGPlan, group_from_joint, hard_weights, specialise
+from pymtg.trainers._stg_run import STGPlan, check_form, group_from_joint, hard_weights, specialise
 from pymtg.trainers.config import (
     EpochCallback,
     ModelFactory,
@@ -137,6 +137,7 @@ class STGTrainer:
         snapshots: str = "auto",
         specialised_epochs: int | None = None,
         init: str = "fresh",
+        specialise: str = "auto",
         lr: float = 1e-3,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
@@ -183,6 +184,7 @@ class STGTrainer:
             snapshots=snapshots,
             specialised_epochs=specialised_epochs,
             init=init,
+            specialise=specialise,
             fuzzifier=fuzzifier,
             mode=mode,
             n_init=n_init,
@@ -236,6 +238,7 @@ class STGTrainer:
     def _run(self, setting: Setting) -> dict[str, Any]:
         known = self.plan.num_groups if isinstance(self.plan.num_groups, int) else 0
         setting.reporter.expect(self.plan.epochs + known * self.plan.specialised_epochs)
+        check_form(setting, self.plan)
         grouped = group_from_joint(setting, self.plan, missing=self.missing)
         if not known:
             setting.reporter.expect(grouped.memberships.shape[1] * self.plan.specialised_epochs)
