@@ -178,6 +178,27 @@ LABELS = {
 }
 
 
+def together_table() -> str:
+    """K specialised networks trained together against one by one."""
+    document = load("together.json")
+    if document is None:
+        return MISSING
+    header = ["network, inputs", "tasks", "K", "rows", "together", "one by one", "ratio", "lowest to highest"]
+    header += ["MB: together", "one by one", "auto takes"]
+    rows = []
+    for point in document["points"]:
+        kind = "mlp" if "mlp" in point else "convnet"
+        inputs, spent, peaks = point["inputs"], point["ms_a_step"], point["peak_mb"]
+        shape = str(inputs[0]) if len(inputs) == 1 else " x ".join(map(str, [inputs[0], inputs[1], inputs[1]]))
+        name = {"mlp": "MLP", "convnet": "ConvNet"}[kind] + " " + "-".join(map(str, point[kind]))
+        low, high = point["ratios"][0], point["ratios"][-1]
+        row = [f"{name}, {shape}", str(point["tasks"]), str(point["networks"]), str(point["batch"])]
+        row += [f"{spent['together']:.3g}", f"{spent['one by one']:.3g}", times(point["ratio"])]
+        row += [f"{low:.2f}-{high:.2f}", mb(peaks["together"]), mb(peaks["one by one"]), point["auto"]]
+        rows.append(row)
+    return rows_to_markdown(header, rows) + scale_machine(document)
+
+
 def quality_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], str]:
     """Scores of a `pymtg compare` run: mean over tasks and seeds with its standard error, a column per view."""
 
@@ -382,6 +403,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kmeans": kmeans_table,
     "dmtg": dmtg_table,
     "branches": branches_table,
+    "together": together_table,
     "planted": planted_table,
     "dmtg-options": options_table,
     "scale-gram": scale_gram_table,

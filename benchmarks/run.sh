@@ -9,6 +9,7 @@ for name in loss overhead kmeans dmtg branches; do
   $bin/python -m pytest "benchmarks/bench_$name.py" -q -s -W default --timeout 3600 --benchmark-json "$results/$name.json"
   $bin/python benchmarks/_anonymous.py "$results/$name.json"
 done
+$bin/python benchmarks/specialise_together.py
 $bin/python benchmarks/planted_groups.py
 $bin/python benchmarks/scale_gram.py
 $bin/python benchmarks/scale_tasks.py

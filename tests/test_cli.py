@@ -433,6 +433,7 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "fuzzifier 1": ([*TRAIN, "--fuzzifier", "1"], "--fuzzifier.*1"),
     "unknown mode": ([*TRAIN, "--mode", "fancy"], "--mode.*'fancy'"),
     "unknown init": ([*TRAIN, "--init", "warm"], "--init.*'warm'"),
+    "unknown form": ([*TRAIN, "--specialise", "apart"], "--specialise.*'apart'"),
     "lr 0": ([*TRAIN, "--lr", "0"], "--lr.*0"),
     "hidden": ([*TRAIN, "--hidden", "64,x"], "--hidden.*'64,x'"),
     "snapshot beyond": ([*TRAIN, "--snapshot-epochs", "5"], "--snapshot-epochs.*5"),

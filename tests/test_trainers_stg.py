@@ -72,7 +72,8 @@ def test_same_seed_gives_the_same_bits(init):
 
 def test_a_plain_dataset_trains_the_same_as_tensors():
     data = make()
-    assert_same(fit(data=data), fit(data=[data[i] for i in range(len(data))]))
+    alone = {"specialise": "one-by-one"}  # as a dataset's specialised networks are trained
+    assert_same(fit(data=data, **alone), fit(data=[data[i] for i in range(len(data))]))
     assert_same(fit(data=data), fit(data=(data.inputs.numpy(), data.targets.numpy())))
     assert_same(fit(data=data), fit(data=torch.utils.data.TensorDataset(data.inputs, data.targets)))
 
@@ -226,13 +227,20 @@ def test_monitors(monitor):
     assert trainer.result_.joint.best_epoch is None  # watched, not kept
 
 
-def test_result_adds_up():
+@pytest.mark.parametrize("form", ["together", "one-by-one"])
+def test_result_adds_up(form):
     seen = []
-    trainer = fit(init="joint", on_epoch_end=lambda stage, record: seen.append((stage, record.epoch)))
+
+    def note(stage, record):
+        seen.append((stage, record.epoch))
+
+    trainer = fit(init="joint", on_epoch_end=note, specialise=form)
     result = trainer.result_
     assert [stage.name for stage in result.stages] == ["joint", "group 0", "group 1"]
     assert [stage.epochs for stage in result.stages] == [4, 2, 2]
-    assert seen == [("joint", e) for e in (1, 2, 3, 4)] + [(f"group {k}", e) for k in (0, 1) for e in (1, 2)]
+    steps = [(k, e) for k in (0, 1) for e in (1, 2)] if form == "one-by-one" else [(0, 1), (1, 1), (0, 2), (1, 2)]
+    assert seen == [("joint", e) for e in (1, 2, 3, 4)] + [(f"group {k}", e) for k, e in steps]
+    assert result.together == (form == "together")
     assert result.epochs == 8
     assert result.parameters == 2 * sum(p.numel() for p in trainer.joint_model_.parameters())
     assert result.seconds >= sum(stage.seconds for stage in result.stages)
@@ -266,7 +274,8 @@ def test_amp_on_the_cpu():
     assert trainer.result_.joint.history[-1].loss == pytest.approx(fit().result_.joint.history[-1].loss, rel=0.05)
 
 
-def test_scheduler_steps_once_an_epoch():
+@pytest.mark.parametrize(("form", "schedules"), [("together", 2), ("one-by-one", 3)])
+def test_scheduler_steps_once_an_epoch(form, schedules):
     rates = []
 
     def halving(optimizer):
@@ -274,8 +283,8 @@ def test_scheduler_steps_once_an_epoch():
         rates.append(schedule)
         return schedule
 
-    fit(scheduler=halving)
-    assert [schedule.get_last_lr()[0] for schedule in rates] == [pytest.approx(1e-3 / 2**4)] * 3
+    fit(scheduler=halving, specialise=form)
+    assert [schedule.get_last_lr()[0] for schedule in rates] == [pytest.approx(1e-3 / 2**4)] * schedules
 
 
 def test_dict_inputs():
@@ -348,6 +357,7 @@ def test_non_finite_losses_are_named():
         ({"optimizer": "adam"}, InvalidTypeError, "optimizer must be callable"),
         ({"fuzzifier": 1.0}, InvalidArgumentError, "fuzzifier must be above 1 and finite; got 1.0"),
         ({"fuzzifier": "soft"}, InvalidTypeError, "fuzzifier must be a number"),
+        ({"specialise": "apart"}, InvalidArgumentError, "specialise must be one of 'auto', 'together'.*got 'apart'"),
         ({"mode": "dbscan"}, InvalidArgumentError, "mode must be one of 'kmeans-fuzzified'"),
         ({"seed": -1}, InvalidArgumentError, "seed must be at least 0; got -1"),
         ({"device": "abacus"}, InvalidArgumentError, "device must name a torch device; got 'abacus'"),

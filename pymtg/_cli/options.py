@@ -47,6 +47,7 @@ __all__ = [
     "Schedule",
     "SnapshotEpochs",
     "Snapshots",
+    "Specialise",
     "SpecialisedEpochs",
     "Targets",
     "Temperature",
@@ -143,6 +144,15 @@ Snapshots = Annotated[
         metavar="auto|memory|gram|disk",
         help="Where those data maps are kept: in memory, in a temporary file, or nowhere but for the tasks' inner "
         "products, which need neither (not for --mode points). By default in memory up to 1 GiB, on disk beyond.",
+    ),
+]
+Specialise = Annotated[
+    str,
+    typer.Option(
+        "--specialise",
+        metavar="auto|together|one-by-one",
+        help="Whether the groups' networks are trained at once, as one network of stacked weights: the same results "
+        "to rounding. By default where layers are so small that it is faster.",
     ),
 ]
 SpecialisedEpochs = Annotated[

@@ -38,6 +38,7 @@ class STGRecord:
                 **settings,
                 "snapshot_epochs": list(result.snapshot_epochs),
                 "specialised_epochs": result.specialised[0].epochs,
+                "specialise": "together" if result.together else "one-by-one",
             },
             seed=result.seed,
             monitor=monitor_name(trainer.config.monitor, tasks.layout).replace("_", " "),

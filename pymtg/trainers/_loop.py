@@ -129,7 +129,8 @@ class Run:
         self.optimizers = self.optimizers_of(self.network)
         self.scheduler = None if config.scheduler is None else config.scheduler(self.optimizers[0])
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp_dtype is torch.float16)
-        self.order: Any = torch.Generator().manual_seed(job.seed)  # of its own: what a model draws does not move the order
+        # of its own: what a model draws does not move the order
+        self.order: Any = torch.Generator().manual_seed(job.seed)
         self.weights = [1.0] * job.layout.num_tasks if job.weights is None else job.weights.tolist()
         self.history: list[EpochRecord] = []
         self.best = Best()

@@ -173,20 +173,21 @@ def check_form(setting: Setting, plan: STGPlan) -> None:
             raise _not_together(reason) from None
 
 
-def specialise(setting: Setting, plan: STGPlan, grouped: Grouped) -> list[Trained]:
-    """Step 3: train the K networks, from the joint one where the plan says so, together or one by one."""
+def specialise(setting: Setting, plan: STGPlan, grouped: Grouped) -> tuple[list[Trained], bool]:
+    """Step 3: train the K networks, from the joint one where the plan says so; return them and whether together."""
     start = grouped.joint.network if plan.init == "joint" else None
-    memberships, form = grouped.memberships, plan.specialise
-    if form == "auto":
-        form = "together" if pays_together(setting, grouped.joint.network) else "one-by-one"
-    if form == "together" and memberships.shape[1] > 1:
+    memberships, epochs = grouped.memberships, plan.specialised_epochs
+    if memberships.shape[1] > 1 and (plan.specialise == "together" or _pays(setting, plan, grouped)):
         try:
-            return train_together(setting, memberships, epochs=plan.specialised_epochs, start=start)
+            return train_together(setting, memberships, epochs=epochs, start=start), True
         except CannotStackError as reason:  # the factory's networks are not alike
             if plan.specialise == "together":
                 raise _not_together(reason) from None
-    columns = enumerate(memberships.T)
-    return [setting.specialised(k, u, epochs=plan.specialised_epochs, start=start) for k, u in columns]
+    return [setting.specialised(k, u, epochs=epochs, start=start) for k, u in enumerate(memberships.T)], False
+
+
+def _pays(setting: Setting, plan: STGPlan, grouped: Grouped) -> bool:
+    return plan.specialise == "auto" and pays_together(setting, grouped.joint.network)
 
 
 def _not_together(reason: CannotStackError) -> InvalidArgumentError:

@@ -70,7 +70,10 @@ class StageResult:
 
 @dataclass(frozen=True)
 class STGResult:
-    """What :meth:`pymtg.STGTrainer.fit` found and what it took."""
+    """What :meth:`pymtg.STGTrainer.fit` found and what it took.
+
+    ``together`` tells whether the specialised networks were trained at once: their seconds are then equal shares.
+    """
 
     joint: StageResult
     specialised: tuple[StageResult, ...]
@@ -79,6 +82,7 @@ class STGResult:
     data_map: DataMap
     snapshot_epochs: tuple[int, ...]
     seed: int
+    together: bool = False
 
     @property
     def stages(self) -> tuple[StageResult, ...]:
@@ -109,6 +113,7 @@ class STGResult:
             "epochs": self.epochs,
             "snapshot_epochs": list(self.snapshot_epochs),
             "grouping_seconds": self.grouping_seconds,
+            "together": self.together,
             "stages": [stage.to_dict() for stage in self.stages],
             "groups": self.groups.to_dict(),
         }

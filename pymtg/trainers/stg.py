@@ -77,6 +77,13 @@ class STGTrainer:
     init
         ``"fresh"``: the specialised networks start from new random weights, as in the paper. ``"joint"``: from the
         joint network's.
+    specialise
+        How those are trained. ``"one-by-one"``: one after the other. ``"together"``: at once, as one network of stacked
+        parameters; every step takes a batch for each. Weights, histories and best epochs are the same to rounding; an
+        epoch of all is told of before the next one. Needs networks of :mod:`pymtg.nets` or plain sequences of common
+        layers without dropout, and an optimizer of torch's that treats every weight alone; a dataset that is not held
+        in tensors is then read once for all, and its order is that of the first network for all. ``"auto"``: together
+        where the results are the same and small layers make it faster on a CPU (docs/performance.md), else one by one.
     lr, optimizer, scheduler, batch_size, device, amp, num_threads, num_workers, keep_best, monitor, on_epoch_end
         As in :class:`pymtg.trainers.TrainConfig`; the same for all 1 + K networks. A specialised network's validation
         score weighs the tasks as its loss does.
@@ -242,7 +249,7 @@ class STGTrainer:
         grouped = group_from_joint(setting, self.plan, missing=self.missing)
         if not known:
             setting.reporter.expect(grouped.memberships.shape[1] * self.plan.specialised_epochs)
-        trained = specialise(setting, self.plan, grouped)
+        trained, together = specialise(setting, self.plan, grouped)
         result = STGResult(
             joint=grouped.joint.stage,
             specialised=tuple(one.stage for one in trained),
@@ -251,6 +258,7 @@ class STGTrainer:
             data_map=grouped.data_map,
             snapshot_epochs=self.plan.snapshot_epochs,
             seed=self.seed,
+            together=together,
         )
         models = [one.network for one in trained]
         return dict(
