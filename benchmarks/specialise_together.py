@@ -20,11 +20,11 @@ ROUNDS = int(os.environ.get("PYMTG_BENCH_ROUNDS", "9"))
 
 # network: "mlp" with widths or "convnet" with channels; inputs: features, or channels and side of the images
 CASES: list[dict[str, Any]] = [
-    {"case": "digits", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 3, "batch": 32},
-    {"case": "digits", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 3, "batch": 256},
-    {"case": "digits", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 5, "batch": 32},
-    {"case": "digits", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 5, "batch": 256},
-    {"case": "digits", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 600, "networks": 20, "batch": 32},
+    {"case": "small", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 3, "batch": 32},
+    {"case": "small", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 3, "batch": 256},
+    {"case": "small", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 5, "batch": 32},
+    {"case": "small", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 1200, "networks": 5, "batch": 256},
+    {"case": "small", "inputs": [64], "mlp": [128, 128], "tasks": 9, "rows": 600, "networks": 20, "batch": 32},
     {"case": "yeast", "inputs": [103], "mlp": [128, 128], "tasks": 14, "rows": 1500, "networks": 3, "batch": 32},
     {"case": "bibtex", "inputs": [1836], "mlp": [128, 128], "tasks": 159, "rows": 1600, "networks": 5, "batch": 32},
     {"case": "bibtex", "inputs": [1836], "mlp": [128, 128], "tasks": 159, "rows": 2400, "networks": 5, "batch": 128},

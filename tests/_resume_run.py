@@ -102,6 +102,16 @@ def dmtg(seed, countdown=lambda: None, **options):
     return DMTGTrainer(net, LAYOUT, **{**FAST, **plan, "assignment_lr": 0.3, "temperature": 1.0, **options})
 
 
+def together(seed, **options):
+    """STG with specialised networks that can be trained at once."""
+
+    def network(layout):
+        return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, layout.num_logits))
+
+    plan = {"num_groups": 2, "epochs": 5, "specialised_epochs": 3, "keep_best": True, "seed": seed}
+    return STGTrainer(network, LAYOUT, **{**FAST, **plan, "specialise": "together", **options})
+
+
 def adagrad(parameters):
     return torch.optim.Adagrad(parameters, lr=0.02)
 
@@ -142,13 +152,14 @@ EPOCHS = {
     "stg": {"epochs": 12, "specialised_epochs": 8},
     "dmtg": {"epochs": 16, "warm_epochs": 6, "finetune_epochs": 6},
 }
+EPOCHS["together"] = EPOCHS["stg"]
 
 
 def train(method, seed, folder, out):
     """In a process of its own: go on in `folder`, write what was learned to `out`."""
     torch.set_num_threads(1)
     places = {} if folder is None else {"checkpoint_dir": f"{folder}/kept", "log": f"{folder}/log.jsonl"}
-    trainer = TRAINERS[method](seed, **EPOCHS[method], checkpoint_every="1,0.1s", **places)
+    trainer = {**TRAINERS, "together": together}[method](seed, **EPOCHS[method], checkpoint_every="1,0.1s", **places)
     trainer.fit(make(seed, 400), make(seed + 1), resume=folder is not None)
     tensors, told = learned(trainer)
     part = Path(f"{out}.part")

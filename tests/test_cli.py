@@ -181,6 +181,16 @@ def test_every_option_changes_what_is_learned(tiny, plain, tmp_path, monkeypatch
     assert learned(tmp_path) != plain
 
 
+def test_the_groups_networks_together_or_one_by_one(tiny, tmp_path):
+    found = {}
+    for form in ("auto", "one-by-one"):
+        run(*tiny, "--out", tmp_path / form, "--specialise", form)
+        found[form] = metrics_of(tmp_path / form)
+    assert [metrics["settings"]["specialise"] for metrics in found.values()] == ["together", "one-by-one"]
+    losses = [[stage.get("loss", []) for stage in metrics["stages"]] for metrics in found.values()]
+    np.testing.assert_allclose(*(np.concatenate(each) for each in losses), rtol=1e-4)
+
+
 def test_keep_best_keeps_the_best_epoch(tiny, tmp_path):
     run(*tiny, "--out", tmp_path, "--epochs", "4", "--lr", "0.3", "--val-size", "0.2", "--keep-best")
     stages = [stage for stage in metrics_of(tmp_path)["stages"] if stage["name"] != "grouping"]

@@ -189,6 +189,7 @@ def check_kills(processes, method, seed, kills, tmp_path):
     assert_same(read(tmp_path / "out"), read(tmp_path / "whole"))
     log = [json.loads(line) for line in lines_of(tmp_path / "log.jsonl")]
     stages = {"stg": ["joint"] * 12 + ["group 0"] * 8 + ["group 1"] * 8}
+    stages["together"] = ["joint"] * 12 + ["group 0", "group 1"] * 8
     stages["dmtg"] = ["warm start"] * 6 + ["dmtg"] * 16 + ["fine-tuning"] * 6
     assert [line["stage"] for line in log] == stages[method]
     assert not [name for name in os.listdir(tmp_path / "kept") if name.startswith(".")]
@@ -202,10 +203,10 @@ def test_a_run_that_is_killed_ends_the_same(method, processes, seed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("PYMTG_TEST_LONG" not in os.environ, reason="takes minutes: set PYMTG_TEST_LONG, or make test-long")
-@pytest.mark.parametrize("method", TRAINERS)
+@pytest.mark.parametrize("method", [*TRAINERS, "together"])
 def test_a_run_that_is_killed_many_times_ends_the_same(method, processes, seed, tmp_path):
     killed = check_kills(processes, method, seed, 30, tmp_path)
-    stages = {"stg": {"joint", "group 0", "group 1"}, "dmtg": {"warm start", "dmtg", "fine-tuning"}}[method]
+    stages = {"warm start", "dmtg", "fine-tuning"} if method == "dmtg" else {"joint", "group 0", "group 1"}
     assert stages <= {name.removeprefix("after ") for name in killed}
 
 

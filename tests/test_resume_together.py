@@ -6,25 +6,17 @@ import json
 import random
 
 import pytest
-from _resume_run import FAST, LAYOUT, Bomb, Countdown, assert_same, learned, make, milestones
+from _resume_run import Bomb, Countdown, assert_same, learned, make, milestones
+from _resume_run import together as trainer
 from _settings import new_seed
-from torch import nn
 
-from pymtg import STGTrainer
 from pymtg.errors import InvalidArgumentError
 from pymtg.nets._side_by_side import SideBySide
 
-OFTEN = {"checkpoint_every": "1,0.001s"}  # at almost every batch
 STEPS = 3 * 10  # of the stage: epochs, batches
 
 
-def network(layout):
-    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, layout.num_logits))
-
-
-def trainer(seed, form="together", **options):
-    plan = {"num_groups": 3, "epochs": 2, "specialised_epochs": 3, "keep_best": True, "seed": seed, "lr": 0.1}
-    return STGTrainer(network, LAYOUT, **{**FAST, **plan, "specialise": form, **OFTEN, **options})
+OPTIONS = {"epochs": 2, "num_groups": 3, "lr": 0.1, "checkpoint_every": "1,0.001s"}  # at almost every batch
 
 
 @pytest.fixture
@@ -52,9 +44,9 @@ def stop(monkeypatch):
     return set_to
 
 
-@pytest.mark.parametrize("options", [{}, {"init": "joint", "scheduler": milestones, "num_groups": "auto"}])
-def test_a_stage_that_is_stopped_at_random_batches_ends_the_same(options, seed, stop, tmp_path):
-    data, rng = (make(seed), make(seed + 1)), random.Random(seed)
+@pytest.mark.parametrize("more", [{}, {"init": "joint", "scheduler": milestones, "num_groups": "auto"}])
+def test_a_stage_that_is_stopped_at_random_batches_ends_the_same(more, seed, stop, tmp_path):
+    data, rng, options = (make(seed), make(seed + 1)), random.Random(seed), OPTIONS | more
     whole = learned(trainer(seed, **options).fit(*data))
     assert whole[1]["together"]
     places = {"checkpoint_dir": tmp_path / "kept", "log": tmp_path / "log.jsonl"}
@@ -77,6 +69,6 @@ def test_a_checkpoint_of_the_other_form_is_refused(seed, stop, tmp_path):
     data = (make(seed), make(seed + 1))
     stop(12)
     with pytest.raises(Bomb):
-        trainer(seed, checkpoint_dir=tmp_path).fit(*data)
+        trainer(seed, **OPTIONS, checkpoint_dir=tmp_path).fit(*data)
     with pytest.raises(InvalidArgumentError, match=r"options specialise \('together' there, 'one-by-one' here\)"):
-        trainer(seed, "one-by-one", checkpoint_dir=tmp_path).fit(*data, resume=True)
+        trainer(seed, **OPTIONS, specialise="one-by-one", checkpoint_dir=tmp_path).fit(*data, resume=True)

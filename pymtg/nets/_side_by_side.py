@@ -65,7 +65,7 @@ class SideBySide(nn.Module):
         }
 
     def finite(self) -> list[bool]:
-        """Return per network whether all its weights are finite."""
-        each = torch.stack([stack.detach().isfinite().flatten(1).all(1) for stack in self.parameters()])
-        found: list[bool] = each.all(0).tolist()
+        """Return per network whether its weights, and so their sum, are finite."""
+        sums = torch.stack([stack.detach().flatten(1).sum(1).float() for stack in self.parameters()]).sum(0)
+        found: list[bool] = sums.isfinite().tolist()
         return found

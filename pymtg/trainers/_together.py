@@ -94,13 +94,16 @@ def pays_together(setting: Setting, network: nn.Module) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TogetherJob(Job):
-    """K networks to train as one; `layout` has the tasks of each, one network after the other."""
+    """K networks to train as one; `layout` has the tasks of each, one network after the other, `single` those of one.
 
-    single: TaskLayout = field(default_factory=lambda: TaskLayout.binary(["task"]))
-    names: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    `names` and `seeds` are those that each would have alone.
+    """
+
+    single: TaskLayout
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
     best_epochs: list[int | None] = field(default_factory=list)
     """Filled at the end: per network the epoch whose weights were kept."""
 
