@@ -90,6 +90,11 @@ OPTIMIZERS = {
     "AdamW": by_dimensions(torch.optim.AdamW, amsgrad=True),
     "RMSprop": by_dimensions(torch.optim.RMSprop, centered=True),
     "Adagrad": by_dimensions(torch.optim.Adagrad),
+    "Rprop": torch.optim.Rprop,
+    "ASGD": torch.optim.ASGD,
+    "Adamax": torch.optim.Adamax,
+    "RAdam": torch.optim.RAdam,
+    "Adadelta": torch.optim.Adadelta,
     "a part of them": lambda parameters: torch.optim.NAdam(list(parameters)[2:]),
 }
 

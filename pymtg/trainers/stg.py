@@ -227,8 +227,8 @@ class STGTrainer:
         OSError
             If a checkpoint cannot be written; those before it are whole.
         InvalidArgumentError, InvalidTypeError
-            If the data is empty or does not fit the layout, or the model's output does not; if the checkpoint to go on
-            from is of another run, with what differs.
+            If the data is empty or does not fit the layout, or the model's output does not; if specialise="together"
+            cannot be, with the reason; if the checkpoint to go on from is of another run, with what differs.
         NonFiniteLossError
             If a loss or a weight becomes NaN or infinite; names the stage, the epoch and the tasks.
         """
