@@ -13,7 +13,7 @@ from pymtg.hooks._reading import as_ids
 if TYPE_CHECKING:
     from pymtg.hooks._recorder import Recorder
 
-__all__ = ["RecordedLoader"]
+__all__ = ["RecordedLoader", "split_batch"]
 
 
 class RecordedLoader:
@@ -25,7 +25,7 @@ class RecordedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            ids, rest = _split(batch)
+            ids, rest = split_batch(batch)
             if self.recorder.attached:
                 self.recorder.ids(ids)
             yield rest
@@ -42,7 +42,7 @@ class RecordedLoader:
         return getattr(self.loader, name)
 
 
-def _split(batch: Any) -> tuple[Tensor, Any]:
+def split_batch(batch: Any) -> tuple[Tensor, Any]:
     """Return the ids of a batch and the batch as it would be without them."""
     if isinstance(batch, Mapping) and "sample_id" in batch:
         return as_ids(batch["sample_id"]), {name: value for name, value in batch.items() if name != "sample_id"}

@@ -1,0 +1,291 @@
+"""What the integrations share: the map that somebody else's trainer fills, over its epochs, ranks and checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pymtg._checks import check_sample_ids
+from pymtg.datamap import DataMap
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.functional import multitask_cross_entropy
+from pymtg.hooks import RecordingError
+from pymtg.hooks._reading import MISSING, Reader, as_ids
+from pymtg.integrations._layouts import layout_of_batch
+from pymtg.integrations._merge import merge_over_ranks_, num_ranks, of_all_ranks
+from pymtg.tasks import TaskLayout
+
+__all__ = ["MapRecording"]
+
+
+class MapRecording:
+    """A data map, what this rank has not merged into it yet, and the epoch that is under way.
+
+    On one rank batches go into :attr:`data_map` itself. On several, each rank records into a map of its own, which
+    :meth:`merge` adds to :attr:`data_map`, the same on every rank, and empties. Every observation is added once, however
+    often that happens.
+
+    Parameters
+    ----------
+    layout, num_samples
+        Of the map; None to take them from the first batch and from what :meth:`expect` said.
+    data_map
+        A map to go on with, in place of a new one.
+    missing, ddof, snapshots, directory
+        Of the new map, as in :class:`pymtg.DataMap`.
+    ignore_index
+        The label that stands for "missing", -100 by default.
+    snapshot_epochs
+        Which epochs, counted from 1, end with a snapshot: every n-th (an integer), those listed, or none (None).
+
+    Raises
+    ------
+    InvalidArgumentError, InvalidTypeError
+        For options that contradict each other or are out of range.
+    """
+
+    def __init__(
+        self,
+        layout: TaskLayout | None = None,
+        num_samples: int | None = None,
+        *,
+        data_map: DataMap | None = None,
+        missing: bool = False,
+        ddof: int = 0,
+        ignore_index: int | None = None,
+        snapshot_epochs: int | Iterable[int] | None = 1,
+        snapshots: str = "memory",
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.layout = _checked_layout(layout)
+        self.num_samples = num_samples
+        self.ignore_index = MISSING if ignore_index is None else ignore_index
+        self.snapshot_epochs = _checked_epochs(snapshot_epochs)
+        self._options: dict[str, Any] = {"missing": missing, "ddof": ddof}
+        self._store: dict[str, Any] = {"snapshots": snapshots, "directory": directory}
+        # what the map itself would refuse is refused now, not at the first batch
+        DataMap(1 if num_samples is None else num_samples, TaskLayout.binary(["any"]), **self._options, **self._store)
+        if isinstance(self.ignore_index, bool) or not isinstance(self.ignore_index, int):
+            raise InvalidTypeError(f"ignore_index must be an integer; got {ignore_index!r}")
+        self._given = data_map
+        if data_map is not None:
+            _check_map(data_map, layout, num_samples)
+            if data_map.snapshot_epochs and self.snapshot_epochs:
+                raise InvalidArgumentError(
+                    "data_map must hold no snapshots, whose epochs those to come would repeat, unless "
+                    f"snapshot_epochs=None; it has some of the epochs {list(data_map.snapshot_epochs)[:6]}"
+                )
+        self.data_map: DataMap | None = data_map
+        self._own: DataMap | None = None
+        self._new = False  # whether _own holds something
+        self._reader: Reader | None = None
+        self._epoch = 1
+        self._open: int | None = None  # the epoch that was recorded into and has not ended
+        self.num_batches = 0
+
+    # Recording
+
+    def expect(self, num_samples: int) -> None:
+        """Say how many samples there are, for a map that was not told."""
+        if self.num_samples is None and self.data_map is None:
+            self.num_samples = num_samples
+
+    def record(self, logits: Any, targets: Any, sample_ids: Any, rows: int | None = None) -> None:
+        """Record a batch, or its first `rows` rows where the others are copies that fill it up.
+
+        `logits` are ``[B, num_logits]``, `targets` ``[B, T]`` (``[B]`` for one task), `sample_ids` ``[B]``; they may be on
+        different devices. Raises what :meth:`pymtg.hooks.Recorder.record` raises.
+        """
+        if self.data_map is None:
+            self._begin(logits, targets)
+        assert self.data_map is not None
+        reader = self._reader_of(self.data_map.layout)
+        logits, targets = reader.read(logits, targets)
+        ids = as_ids(sample_ids).to(logits.device)
+        if rows is not None and rows < logits.shape[0]:
+            check_sample_ids(ids, logits.shape[0], logits.device)
+            logits, targets, ids = logits[:rows], targets[:rows], ids[:rows]
+        into = self._into(logits.device)
+        multitask_cross_entropy(
+            logits, targets, into.layout, data_map=into, sample_ids=ids, ignore_index=reader.ignore_index
+        )
+        self._new = True
+        self._open = self._epoch
+        self.num_batches += 1
+
+    # Epochs and ranks
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Say that `epoch`, counted from 1, begins or goes on; one before that never came to its end is ended first."""
+        if self._open is not None and self._open != epoch:
+            self.end_epoch()
+        self._epoch = epoch
+
+    def end_epoch(self) -> None:
+        """Merge the ranks and take the snapshot if one is due. Nothing happens where nothing was recorded since.
+
+        An epoch that was cut short, with a snapshot, and goes on in a later run keeps that snapshot.
+        """
+        self.merge()
+        epoch, self._open = self._open, None
+        if epoch is not None and self.data_map is not None and self._is_due(epoch):
+            taken = self.data_map.snapshot_epochs
+            if not taken or epoch > taken[-1]:
+                self.data_map.snapshot(epoch)
+
+    def merge(self) -> None:
+        """Add what every rank recorded since the last merge to :attr:`data_map`. Every rank has to call this.
+
+        Raises
+        ------
+        RecordingError
+            On every rank, if some have recorded and others never did.
+        """
+        if num_ranks() == 1:
+            return
+        states = of_all_ranks((self.data_map is not None, self._new, self._open))
+        if len({has_map for has_map, *_ in states}) > 1:
+            without = [rank for rank, (has_map, *_) in enumerate(states) if not has_map]
+            raise RecordingError(f"all ranks must record batches of an epoch, or none; rank {without[0]} recorded none")
+        self._open = max((epoch for *_, epoch in states if epoch is not None), default=None)
+        if self.data_map is None or not any(new for _, new, _ in states):
+            return
+        own = self._into(self.data_map.device)
+        self.data_map.merge_(merge_over_ranks_(own))
+        own.reset()
+        self._new = False
+
+    def reset(self) -> None:
+        """Begin anew, with an empty map, or with the one that was handed over as it is."""
+        self.data_map = self._given
+        self._forget_pending()
+
+    # Keeping
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the merged map and the epoch under way. What this rank has not merged is not in it."""
+        return {"data_map": None if self.data_map is None else self.data_map.state_dict(), "open_epoch": self._open}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises
+        ------
+        InvalidArgumentError
+            For a state of other tasks, samples or options than this recording was built with; it is then unchanged.
+        """
+        if not {"data_map", "open_epoch"} <= set(state):
+            raise InvalidArgumentError(f"state must hold data_map and open_epoch; got {sorted(map(str, state))}")
+        if state["data_map"] is not None:
+            self.restore(state["data_map"])
+        else:
+            self.reset()
+        self._open = state["open_epoch"]
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a map's state dictionary; raises as :meth:`load_state_dict` does."""
+        if self._given is not None:
+            self._given.load_state_dict(state)
+            self.data_map = self._given
+        else:
+            self.data_map = self._map_of(state)
+        self._forget_pending()
+
+    def resume_after(self, epoch: int) -> None:
+        """Say that a restored map holds `epoch` to its last batch: the next call ends it where that was left out."""
+        self._open = epoch if epoch > 0 else None
+
+    # Parts
+
+    def _begin(self, logits: Any, targets: Any) -> None:
+        layout = layout_of_batch(logits, targets) if self.layout is None else self.layout
+        if self.num_samples is None:
+            raise InvalidArgumentError("num_samples must be given: the size of the training set is not known")
+        self.data_map = DataMap(self.num_samples, layout, **self._options, **self._store)
+
+    def _into(self, device: torch.device) -> DataMap:
+        """Return the map that batches go into, on the device of the logits."""
+        assert self.data_map is not None
+        if self.data_map.device != device:
+            self.data_map.to(device)
+        if num_ranks() == 1:
+            return self.data_map
+        if self._own is None:
+            like = self.data_map
+            self._own = DataMap(like.num_samples, like.layout, device=device, ddof=like.ddof, missing=like.missing)
+        return self._own if self._own.device == device else self._own.to(device)
+
+    def _reader_of(self, layout: TaskLayout) -> Reader:
+        if self._reader is None:
+            if layout.has_regression:
+                name = layout.names[layout.kinds.index("regression")]
+                raise InvalidArgumentError(f"layout must hold classification tasks only; {name!r} is a regression")
+            self._reader = Reader(
+                layout.names[0], layout.num_logits, layout.num_tasks, self.ignore_index, softmax=False
+            )
+        return self._reader
+
+    def _map_of(self, state: Mapping[str, Any]) -> DataMap:
+        words, counts = state.get("words"), state.get("counts")
+        if not isinstance(words, Tensor) or not isinstance(counts, Tensor) or words.dim() != 3 or "layout" not in state:
+            raise InvalidArgumentError("state must be that of a data map; words, counts or layout are absent or damaged")
+        data_map = DataMap(
+            self.num_samples if self.num_samples is not None else words.shape[0],
+            TaskLayout.from_dict(state["layout"]) if self.layout is None else self.layout,
+            **self._options,
+            **self._store,
+        )
+        data_map.load_state_dict(state)
+        return data_map
+
+    def _forget_pending(self) -> None:
+        self._own, self._new, self._reader, self._open, self._epoch = None, False, None, None, 1
+
+    def _is_due(self, epoch: int) -> bool:
+        if isinstance(self.snapshot_epochs, int):
+            return epoch % self.snapshot_epochs == 0
+        return epoch in self.snapshot_epochs
+
+
+def _checked_layout(layout: TaskLayout | None) -> TaskLayout | None:
+    if layout is not None and not isinstance(layout, TaskLayout):
+        raise InvalidTypeError(f"layout must be a TaskLayout or None; got {type(layout).__name__}")
+    return layout
+
+
+def _check_map(data_map: DataMap, layout: TaskLayout | None, num_samples: int | None) -> None:
+    if not isinstance(data_map, DataMap):
+        raise InvalidTypeError(f"data_map must be a DataMap; got {type(data_map).__name__}")
+    if layout is not None and data_map.layout != layout:
+        raise InvalidArgumentError("layout must be that of data_map or left out; theirs differ")
+    if num_samples is not None and data_map.num_samples != num_samples:
+        raise InvalidArgumentError(
+            f"num_samples must be that of data_map ({data_map.num_samples}) or left out; got {num_samples}"
+        )
+
+
+def _checked_epochs(epochs: int | Iterable[int] | None) -> int | Sequence[int]:
+    if epochs is None:
+        return ()
+    if isinstance(epochs, bool) or isinstance(epochs, (str, bytes)):
+        raise InvalidTypeError(f"snapshot_epochs must be an integer, a list of integers or None; got {epochs!r}")
+    if isinstance(epochs, int):
+        if epochs < 1:
+            raise InvalidArgumentError(f"snapshot_epochs must be at least 1 (every epoch); got {epochs}")
+        return epochs
+    try:
+        chosen = tuple(epochs)
+    except TypeError:
+        raise InvalidTypeError(
+            f"snapshot_epochs must be an integer, a list of integers or None; got {epochs!r}"
+        ) from None
+    for epoch in chosen:
+        if isinstance(epoch, bool) or not isinstance(epoch, int):
+            raise InvalidTypeError(f"snapshot_epochs must hold integers; got {epoch!r}")
+        if epoch < 1:
+            raise InvalidArgumentError(f"snapshot_epochs are counted from 1; got {epoch}")
+    return chosen
