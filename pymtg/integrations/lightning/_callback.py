@@ -141,9 +141,6 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin an empty map unless this fit goes on with an earlier one."""
-        keys = [other.state_key for other in trainer.callbacks if isinstance(other, DataMapCallback)]
-        if keys.count(self.state_key) > 1:
-            raise InvalidArgumentError(f"name must tell the DataMapCallbacks apart; {self.name!r} stands twice")
         if trainer.global_step == 0 and self._recording.num_batches:
             self._recording.reset()
         size = size_of(trainer.train_dataloader)
