@@ -1,4 +1,4 @@
-"""What a training showed a data map, batch by batch, and the map that these batches make: the oracle of integrations."""
+"""What a training showed a data map, batch by batch, and the map of these batches: the oracle of integrations."""
 
 from __future__ import annotations
 

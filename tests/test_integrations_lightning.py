@@ -1,4 +1,4 @@
-"""Lightning: what is recorded, when, and that a resumed fit goes on with it. Two processes: test_integrations_ranks.py."""
+"""Lightning: what is recorded, when, and that a resumed fit goes on with it."""
 
 from __future__ import annotations
 

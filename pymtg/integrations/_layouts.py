@@ -15,8 +15,8 @@ __all__ = ["layout_of_batch"]
 def layout_of_batch(logits: Any, targets: Any) -> TaskLayout:
     """Return the layout of logits and targets that can be read in one way only.
 
-    Class numbers ``[B]`` with logits ``[B, C]``, C >= 2, are one softmax task called ``"label"``; targets of the shape of
-    the logits are one-logit tasks ``"task0"``, ``"task1"`` and so on (one, ``"label"``, for ``[B]`` or ``[B, 1]``).
+    Class numbers ``[B]`` with logits ``[B, C]``, C >= 2, are one softmax task called ``"label"``; targets of the shape
+    of the logits are one-logit tasks ``"task0"``, ``"task1"`` and so on (one, ``"label"``, for ``[B]`` or ``[B, 1]``).
 
     Raises
     ------
@@ -34,7 +34,7 @@ def layout_of_batch(logits: Any, targets: Any) -> TaskLayout:
         elif targets.dim() == 2 and targets.shape[1] == columns:
             return TaskLayout.binary([f"task{t}" for t in range(columns)])
     raise InvalidArgumentError(
-        f"layout must be given: logits {_shape(logits)} and targets {_shape(targets)} do not say which columns are whose"
+        f"layout must be given: logits {_shape(logits)} and targets {_shape(targets)} do not say which column is whose"
     )
 
 

@@ -29,8 +29,8 @@ def of_all_ranks(value: Any) -> list[Any]:
 def merge_over_ranks_(data_map: DataMap) -> DataMap:
     """Make the map of every rank the sum of all, exact and the same bit for bit everywhere. Returns the map.
 
-    One rank after the other sends its map, so that a rank holds three maps at a time however many ranks there are. Every
-    rank has to call this.
+    One rank after the other sends its map, so that a rank holds three maps at a time however many ranks there are.
+    Every rank has to call this.
 
     Raises
     ------

@@ -26,8 +26,8 @@ class MapRecording:
     """A data map, what this rank has not merged into it yet, and the epoch that is under way.
 
     On one rank batches go into :attr:`data_map` itself. On several, each rank records into a map of its own, which
-    :meth:`merge` adds to :attr:`data_map`, the same on every rank, and empties. Every observation is added once, however
-    often that happens.
+    :meth:`merge` adds to :attr:`data_map`, the same on every rank, and empties. Every observation is added once,
+    however often that happens.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ class MapRecording:
     def record(self, logits: Any, targets: Any, sample_ids: Any, rows: int | None = None) -> None:
         """Record a batch, or its first `rows` rows where the others are copies that fill it up.
 
-        `logits` are ``[B, num_logits]``, `targets` ``[B, T]`` (``[B]`` for one task), `sample_ids` ``[B]``; they may be on
-        different devices. Raises what :meth:`pymtg.hooks.Recorder.record` raises.
+        `logits` are ``[B, num_logits]``, `targets` ``[B, T]`` (``[B]`` for one task), `sample_ids` ``[B]``; they may
+        be on different devices. Raises what :meth:`pymtg.hooks.Recorder.record` raises.
         """
         if self.data_map is None:
             self._begin(logits, targets)
@@ -232,7 +232,7 @@ class MapRecording:
     def _map_of(self, state: Mapping[str, Any]) -> DataMap:
         words, counts = state.get("words"), state.get("counts")
         if not isinstance(words, Tensor) or not isinstance(counts, Tensor) or words.dim() != 3 or "layout" not in state:
-            raise InvalidArgumentError("state must be that of a data map; words, counts or layout are absent or damaged")
+            raise InvalidArgumentError("state must be that of a data map; its words, counts or layout are absent")
         data_map = DataMap(
             self.num_samples if self.num_samples is not None else words.shape[0],
             TaskLayout.from_dict(state["layout"]) if self.layout is None else self.layout,
@@ -271,7 +271,7 @@ def _check_map(data_map: DataMap, layout: TaskLayout | None, num_samples: int | 
 def _checked_epochs(epochs: int | Iterable[int] | None) -> int | Sequence[int]:
     if epochs is None:
         return ()
-    if isinstance(epochs, bool) or isinstance(epochs, (str, bytes)):
+    if isinstance(epochs, (bool, str, bytes)):
         raise InvalidTypeError(f"snapshot_epochs must be an integer, a list of integers or None; got {epochs!r}")
     if isinstance(epochs, int):
         if epochs < 1:

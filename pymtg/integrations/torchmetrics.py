@@ -29,9 +29,10 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
     """Mean, deviation and correctness of every sample's gold-label probability in every task, as a metric.
 
     It goes where metrics go: into a ``MetricCollection``, through ``.to(device)``, ``clone``, pickle and state
-    dictionaries; ``compute`` merges the processes' maps exactly, ``merge_state`` two metrics. Call :meth:`update`: calling the
-    metric itself, as ``self.log(..., metric)`` does, also computes the batch's own values, which are as large as the map.
-    A metric that is logged is reset at the end of the epoch; one that is not goes on over the epochs.
+    dictionaries; ``compute`` merges the processes' maps exactly, ``merge_state`` two metrics. Call :meth:`update`:
+    calling the metric itself, as ``self.log(..., metric)`` does, also computes the batch's own values, which are as
+    large as the map. A metric that is logged is reset at the end of the epoch; one that is not goes on over the
+    epochs.
 
     With the defaults that torchmetrics keeps for :meth:`reset` it takes twice the memory of the map. Snapshots are a
     :class:`pymtg.DataMap`'s: see :attr:`data_map`.

@@ -17,9 +17,9 @@ __all__ = ["layout_of_model", "logits_of", "targets_of"]
 def layout_of_model(config: Any, targets: Tensor) -> TaskLayout:
     """Return the layout of a classification head from the model's configuration and the first targets.
 
-    A ``single_label_classification`` is one softmax task, called ``"label"``; a ``multi_label_classification`` one binary
-    task per label, called as ``id2label`` has it. Where the configuration does not say, integer class numbers ``[B]`` mean
-    the first and floating-point labels the second, as in transformers itself.
+    A ``single_label_classification`` is one softmax task, called ``"label"``; a ``multi_label_classification`` one
+    binary task per label, called as ``id2label`` has it. Where the configuration does not say, integer class numbers
+    ``[B]`` mean the first and floating-point labels the second, as in transformers itself.
 
     Raises
     ------
@@ -42,16 +42,16 @@ def layout_of_model(config: Any, targets: Tensor) -> TaskLayout:
         names = getattr(config, "id2label", None) or {}
         return TaskLayout.binary([str(names.get(i, f"LABEL_{i}")) for i in range(labels)])
     raise InvalidArgumentError(
-        f"the model must classify; its problem_type is {problem!r} with num_labels={labels}, which has no gold label. A "
-        "head with one logit for a yes-or-no question has problem_type='multi_label_classification'"
+        f"the model must classify; its problem_type is {problem!r} with num_labels={labels}, which has no gold label. "
+        "A head with one logit for a yes-or-no question has problem_type='multi_label_classification'"
     )
 
 
 def logits_of(outputs: Any, names: Sequence[str]) -> Tensor:
     """Return the logits in a model's outputs, tasks side by side.
 
-    ``outputs.logits`` or ``outputs["logits"]``, or the first entry of a tuple that is not the loss: a tensor, a dict by task
-    name, or a sequence in the order of the tasks. `names` are those of the tasks.
+    ``outputs.logits`` or ``outputs["logits"]``, or the first entry of a tuple that is not the loss: a tensor, a dict
+    by task name, or a sequence in the order of the tasks. `names` are those of the tasks.
 
     Raises
     ------
@@ -73,7 +73,9 @@ def logits_of(outputs: Any, names: Sequence[str]) -> Tensor:
         found = torch.cat([one.detach()[:, None] if one.dim() == 1 else one.detach() for one in found], dim=1)
     if not isinstance(found, Tensor):
         shown = f"the keys {list(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
-        raise InvalidTypeError(f"the model must return logits, as a tensor, by task name or in the tasks' order; got {shown}")
+        raise InvalidTypeError(
+            f"the model must return logits: a tensor, or one a task, by name or in order; got {shown}"
+        )
     return found.detach()
 
 

@@ -53,7 +53,7 @@ def _left_over(loader: Any) -> int | None:
         shard = sampler if hasattr(sampler, "num_processes") else shard
         sampler = sampler.batch_sampler  # type: ignore[union-attr]
     size = getattr(sampler, "batch_size", None)
-    if shard is None or shard.num_processes == 1 or shard.drop_last or not size or not hasattr(sampler, "sampler"):
+    if shard is None or shard.drop_last or not shard.even_batches or not size or not hasattr(sampler, "sampler"):
         return None
     total = size if shard.split_batches else size * shard.num_processes
     return len(sampler.sampler) % total or None  # type: ignore[union-attr]

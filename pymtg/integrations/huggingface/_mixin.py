@@ -8,23 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 from torch.utils.hooks import RemovableHandle
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from pymtg.data import IndexedDataset, with_ids
 from pymtg.datamap import DataMap
-from pymtg.errors import InvalidTypeError
 from pymtg.hooks import RecordingError
 from pymtg.integrations.huggingface._callback import DataMapCallback
 from pymtg.integrations.huggingface._heads import layout_of_model, logits_of, targets_of
 from pymtg.integrations.huggingface._loading import IdCollator, real_rows
 
-if TYPE_CHECKING:
-    _Base = Trainer
-else:
-    _Base = object
+_Base: Any = Trainer if TYPE_CHECKING else object
 
 __all__ = ["DataMapTrainer", "DataMapTrainerMixin"]
 
@@ -44,14 +39,15 @@ class _Step:
 class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
     """Records a data map in a ``transformers.Trainer``: ``class MyTrainer(DataMapTrainerMixin, Trainer)``.
 
-    The mix-in numbers the training samples, keeps the number (``sample_id``) through the removal of columns and through any
-    collator, and takes it out of the batch before the model is called. The logits of every training step's first call of the
-    model, whichever ``compute_loss`` makes it, go to the :class:`DataMapCallback` among ``callbacks``; without one, the mix-in
-    adds one with its defaults. Evaluation and prediction are not recorded; every micro-batch of an accumulated gradient is,
-    once. With several processes the copies that fill up the last batch are left out.
+    The mix-in numbers the training samples, keeps the number (``sample_id``) through the removal of columns and
+    through any collator, and takes it out of the batch before the model is called. The logits of every training step's
+    first call of the model, whichever ``compute_loss`` makes it, go to the :class:`DataMapCallback` among
+    ``callbacks``; without one, the mix-in adds one with its defaults. Evaluation and prediction are not recorded;
+    every micro-batch of an accumulated gradient is, once. With several processes the copies that fill up the last
+    batch are left out.
 
-    A training set whose samples have a ``sample_id`` of their own sets the class attribute ``sample_ids_given = True``: they
-    are positions 0..M-1 in the map then.
+    A training set whose samples have a ``sample_id`` of their own sets the class attribute ``sample_ids_given =
+    True``: they are positions 0..M-1 in the map then.
 
     Raises
     ------
@@ -63,6 +59,8 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
     """
 
     sample_ids_given = False
+    train_dataset: Any
+    data_collator: Any
     _step: _Step | None = None
     _last_batch: tuple[Any, int] | None = None
     _listener: tuple[nn.Module, RemovableHandle] | None = None
@@ -104,11 +102,7 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
         """Return the Trainer's loader, with ``sample_id`` in its batches."""
         self._check_parallelism()
         dataset, collator = self.train_dataset, self.data_collator
-        if isinstance(dataset, IterableDataset):
-            raise InvalidTypeError(
-                f"train_dataset must be read by position; {type(dataset).__name__} is a stream, whose samples have no ids"
-            )
-        if dataset is not None and not self.sample_ids_given and not isinstance(dataset, IndexedDataset):
+        if dataset is not None and not self.sample_ids_given:
             self.train_dataset = with_ids(self._without_unused(dataset))
         self.data_collator = IdCollator(collator, ID_COLUMN)
         try:
@@ -134,8 +128,8 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
         ids = inputs.pop(ID_COLUMN, None)
         if ids is None:
             raise RecordingError(
-                f"the batch must hold {ID_COLUMN!r}; it holds {list(inputs)}. A get_train_dataloader of your own has to "
-                "call that of DataMapTrainerMixin"
+                f"the batch must hold {ID_COLUMN!r}; it holds {list(inputs)}. A get_train_dataloader of your own has "
+                "to call that of DataMapTrainerMixin"
             )
         self._listen(model)
         step = self._step = _Step(ids, targets_of(inputs, self.label_names), rows if last is inputs else None)
@@ -174,8 +168,9 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
         recording = callback._recording
         if recording.data_map is None and recording.layout is None:
             recording.layout = layout_of_model(getattr(self.model, "config", None), step.targets)
-        layout = recording.layout if recording.data_map is None else recording.data_map.layout
-        callback.record(logits_of(outputs, layout.names), step.targets, step.ids, step.rows)
+        known = recording.layout if recording.data_map is None else recording.data_map.layout
+        names = () if known is None else known.names
+        callback.record(logits_of(outputs, names), step.targets, step.ids, step.rows)
         step.recorded = True
 
     # Parts of the Trainer that the ids have to pass
@@ -200,8 +195,8 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
     def _check_parallelism(self) -> None:
         if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
             raise RecordingError(
-                "a data map is recorded with data-parallel processes only; with tensor, context or sequence parallelism "
-                "several of them see the same samples"
+                "a data map is recorded with data-parallel processes only; with tensor, context or sequence "
+                "parallelism several of them see the same samples"
             )
 
 
@@ -219,5 +214,5 @@ class _Listener:
         return (_Listener, ())
 
 
-class DataMapTrainer(DataMapTrainerMixin, Trainer):
+class DataMapTrainer(DataMapTrainerMixin, Trainer):  # type: ignore[misc, unused-ignore]
     """A ``transformers.Trainer`` that records a data map; see :class:`DataMapTrainerMixin`."""

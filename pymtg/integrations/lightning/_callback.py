@@ -33,19 +33,19 @@ Where = str | int | Callable[[Any, Any], Any]
 class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     """Records a data map during ``trainer.fit``.
 
-    After every training batch the callback takes the logits, the targets and the sample ids, from what ``training_step``
-    returned (``{"loss": ..., "logits": ..., ...}``) or, what is not there, from the batch. A module with
-    :class:`DataMapMixin` returns nothing and says ``self.record(logits, targets)``. Validation, the sanity check before it and
-    whatever runs outside training are not seen. Every micro-batch of an accumulated gradient is recorded, once. Half-precision
-    logits are read as they are and their probabilities computed in float32.
+    After every training batch the callback takes the logits, the targets and the sample ids, from what
+    ``training_step`` returned (``{"loss": ..., "logits": ..., ...}``) or, what is not there, from the batch. A module
+    with :class:`DataMapMixin` returns nothing and says ``self.record(logits, targets)``. Validation, the sanity check
+    before it and whatever runs outside training are not seen. Every micro-batch of an accumulated gradient is
+    recorded, once. Half-precision logits are read as they are and their probabilities computed in float32.
 
-    Checkpoints hold the map; ``trainer.fit(ckpt_path=...)`` goes on with it. A checkpoint taken within an epoch goes on as
-    exactly as the loader does: Lightning begins one that cannot be resumed at its start. A fit from the start begins an empty
-    map.
+    Checkpoints hold the map; ``trainer.fit(ckpt_path=...)`` goes on with it. A checkpoint taken within an epoch goes
+    on as exactly as the loader does: Lightning begins one that cannot be resumed at its start. A fit from the start
+    begins an empty map.
 
     With several processes each records the samples that it sees. Their maps are added up at the end of an epoch and at
-    checkpoints, so that :attr:`data_map` is the same everywhere. The samples that a ``DistributedSampler`` repeats to even
-    the ranks out are recorded once.
+    checkpoints, so that :attr:`data_map` is the same everywhere. The samples that a ``DistributedSampler`` repeats to
+    even the ranks out are recorded once.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     num_samples
         M; by default the size of the training set.
     logits, targets, ids
-        Where to find them: a key of what ``training_step`` returned or of the batch, a position in the batch, or a function
-        ``(outputs, batch) -> tensor``. Ids are also found where :func:`pymtg.data.with_ids` puts them.
+        Where to find them: a key of what ``training_step`` returned or of the batch, a position in the batch, or a
+        function ``(outputs, batch) -> tensor``. Ids are also found where :func:`pymtg.data.with_ids` puts them.
     snapshot_epochs
         Which epochs, counted from 1, end with a snapshot: every n-th, those listed, or none (None).
     data_map
@@ -103,7 +103,7 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         for argument, where in (("logits", logits), ("targets", targets), ("ids", ids)):
             if isinstance(where, bool) or not (isinstance(where, (str, int)) or callable(where)):
                 raise InvalidTypeError(
-                    f"{argument} must be a key, a position in the batch or a function of (outputs, batch); got {where!r}"
+                    f"{argument} must be a key, a position in the batch, or a function of both; got {where!r}"
                 )
         if not isinstance(name, str) or not name:
             raise InvalidArgumentError(f"name must be a non-empty string; got {name!r}")
@@ -174,7 +174,7 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         self._recording.end_epoch()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the map and where the epoch stands; with several processes a collective call, as Lightning makes it."""
+        """Return the map and where the epoch stands; with several processes all have to call this, as Lightning does."""
         self._recording.merge()
         return {**self._recording.state_dict(), "rows_seen": self._padding.rows_seen}
 

@@ -17,10 +17,10 @@ __all__ = ["DataMapMixin"]
 class DataMapMixin:
     """Spares a module to return its logits: ``class Net(DataMapMixin, LightningModule)``.
 
-    The training set is wrapped in :func:`pymtg.data.with_ids`. The mix-in takes the ids out of every training batch, once it
-    is on its device, so that ``training_step`` gets the batch as it always was, and ``training_step`` says
-    ``self.record(logits, targets)``. What it recorded goes into the map when the batch is done and no earlier: a step that
-    raises leaves no trace, one that is run several times by its optimizer counts once. Without a
+    The training set is wrapped in :func:`pymtg.data.with_ids`. The mix-in takes the ids out of every training batch,
+    once it is on its device, so that ``training_step`` gets the batch as it always was, and ``training_step`` says
+    ``self.record(logits, targets)``. What it recorded goes into the map when the batch is done and no earlier: a step
+    that raises leaves no trace, one that is run several times by its optimizer counts once. Without a
     :class:`DataMapCallback` in the trainer, and in validation, :meth:`record` leads to nothing.
 
     The mix-in is the module's ``on_after_batch_transfer``; Lightning refuses a data module with such a hook beside it.
@@ -51,8 +51,8 @@ class DataMapMixin:
         ids = self._pymtg_ids if sample_ids is None else sample_ids
         if ids is None:
             raise RecordingError(
-                "there are no sample ids for this batch: wrap the training set in pymtg.data.with_ids(dataset), or call "
-                "record(logits, targets, sample_ids)"
+                "there are no sample ids for this batch: wrap the training set in pymtg.data.with_ids(dataset), or "
+                "call record(logits, targets, sample_ids)"
             )
         self._pymtg_batch = (logits.detach(), targets.detach(), ids)
 
