@@ -103,9 +103,9 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
 
         ``with metric.sync_context(): metric.data_map`` is that of all processes.
         """
-        copy = _view(self.words_and_counts.clone(), (self.layout, self.num_samples, self.missing), self.ddof)
-        copy.state.rejected.copy_(self.rejected)
-        return copy
+        view = _view(self.words_and_counts, (self.layout, self.num_samples, self.missing), self.ddof, self.rejected)
+        view.state = MapState(*(tensor.clone() for tensor in view.state))
+        return view
 
     def update(self, preds: Tensor, target: Tensor, sample_ids: Tensor) -> None:
         """Record a batch.

@@ -174,7 +174,7 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         self._recording.end_epoch()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the map and where the epoch stands; with several processes all have to call this, as Lightning does."""
+        """Return the map and where the epoch stands; of several processes all have to call this, as Lightning does."""
         self._recording.merge()
         return {**self._recording.state_dict(), "rows_seen": self._padding.rows_seen}
 
