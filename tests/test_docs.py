@@ -15,6 +15,7 @@ from make_tables import filled
 from pages import PAGES, ROOT, Page, same_output
 
 import pymtg
+import pymtg.integrations
 from pymtg._cli.app import app
 
 BENCHMARKS = {"scale_tasks.png"}  # drawn by benchmarks/
@@ -57,12 +58,22 @@ def test_every_page_is_in_the_navigation():
 
 def test_reference_has_every_public_module():
     public = {
-        module.name
-        for module in pkgutil.iter_modules(pymtg.__path__, "pymtg.")
-        if not module.name.split(".")[-1].startswith("_") and module.name not in ("pymtg.cli", "pymtg.kernels")
-    }
+        name
+        for path, prefix in ((pymtg.__path__, "pymtg."), (pymtg.integrations.__path__, "pymtg.integrations."))
+        for _, name, _ in pkgutil.iter_modules(path, prefix)
+        if not name.split(".")[-1].startswith("_")
+    } - {"pymtg.cli", "pymtg.kernels", "pymtg.integrations"}
     text = "".join(page.read_text() for page in PAGES if page.parent.name == "reference")
     assert public <= set(re.findall(r"^::: ([\w.]+)$", text, flags=re.M))
+
+
+def test_functions_named_as_their_modules_are_in_the_reference():
+    # The page of the package passes them over: it takes them for the modules.
+    text = "".join(page.read_text() for page in PAGES if page.parent.name == "reference")
+    for package in (pymtg.data, pymtg.nets, pymtg.report, pymtg.trainers):
+        modules = {name for _, name, _ in pkgutil.iter_modules(package.__path__)}
+        for name in modules & set(package.__all__):
+            assert f"::: {package.__name__}.{name}.{name}\n" in text
 
 
 def test_every_command_has_its_help():

@@ -48,6 +48,15 @@ def test_dmtg_own_branch(run):
     assert torch.load("dmtg.pt")
 
 
-def test_every_example_is_run_here():
-    tests = Path(__file__).read_text()
-    assert all(f'run("{script.name}"' in tests for script in EXAMPLES.glob("*.py"))
+@pytest.mark.filterwarnings("ignore:The .* does not have many workers", "ignore:`isinstance.treespec, LeafSpec.` is")
+def test_lightning_module(run):
+    pytest.importorskip("lightning")
+    assert "15 tasks in 3 groups" in run("lightning_module.py", "--epochs", "5")
+    data_map = DataMap.load("lightning.safetensors")
+    assert data_map.snapshot_epochs == (5,)
+    assert (data_map.count == 5).all()
+
+
+def test_every_example_is_run():
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_example*.py"))
+    assert all(f'"{script.name}"' in tests for script in EXAMPLES.rglob("*.py"))

@@ -110,6 +110,8 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
     def update(self, preds: Tensor, target: Tensor, sample_ids: Tensor) -> None:
         """Record a batch.
 
+        Raises what :func:`pymtg.functional.multitask_cross_entropy` raises; the map is then unchanged.
+
         Parameters
         ----------
         preds
@@ -118,8 +120,6 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
             ``[B, T]`` class numbers (``[B]`` for one task); 0/1 labels may be floating-point.
         sample_ids
             ``[B]`` positions in the map.
-
-        Raises what :func:`pymtg.functional.multitask_cross_entropy` raises; the map is then unchanged.
         """
         logits, targets = self._reader.read(preds, target)
         view = _view(self.words_and_counts, (self.layout, self.num_samples, self.missing), self.ddof, self.rejected)

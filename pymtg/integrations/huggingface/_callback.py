@@ -111,6 +111,8 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def record(self, logits: Tensor, targets: Tensor, sample_ids: Tensor, rows: int | None = None) -> None:
         """Record a training batch: for a ``compute_loss`` of your own, without the mix-in.
 
+        Raises what :func:`pymtg.functional.multitask_cross_entropy` raises.
+
         Parameters
         ----------
         logits
@@ -121,8 +123,6 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             ``[B]`` positions in the data map.
         rows
             How many rows count, the first ones; all by default.
-
-        Raises what :func:`pymtg.functional.multitask_cross_entropy` raises.
         """
         self._recording.record(logits, targets, sample_ids, rows)
 
