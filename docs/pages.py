@@ -1,7 +1,7 @@
 """Run what stands on a page of the documentation: its Python from top to bottom, its commands as far as they are quick.
 
 - ``python`` blocks run in order and share their names.
-- ``sh`` blocks: ``pymtg`` commands that train on the digits for at most five epochs, or do not train, run; the words of
+- ``sh`` blocks: ``pymtg`` commands that train on the digits for at most three epochs, or do not train, run; the words of
   the others are checked against the command line. Targets of make, extras of pip and scripts have to exist.
 - A ``text`` block that follows a ``python`` block directly is what that block prints: the same words, numbers within 2%
   or 0.02.
@@ -24,7 +24,7 @@ from pymtg.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-_MOST_EPOCHS = 5
+_MOST_EPOCHS = 3
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _Check = Callable[[Example], str | None]
 

@@ -112,8 +112,11 @@ def test_names_are_shared_on_a_page_and_commands_run(tmp_path, monkeypatch):
     path.write_text(
         "```python\nx = 2\n```\n\n```python\nprint(x, 0.501)\n```\n```text\n2   0.5\n```\n\n```text\nz = y²\n```\n"
         "\n```sh\npymtg env  # prints\npymtg stg --data mulan:DIR/yeast --out runs\n```\n"
+        "\n```sh\npymtg stg --data digits --epochs 1 --out runs/digits\n"
+        "pymtg cluster runs/digits/data_map.safetensors --out groups.json\n```\n"
     )
     Page(path).run()
+    assert (tmp_path / "groups.json").is_file()
 
 
 def test_outputs_are_compared_word_by_word_and_number_by_number():
