@@ -1,7 +1,7 @@
 """Run what stands on a page of the documentation: its Python from top to bottom, its commands as far as they are quick.
 
 - ``python`` blocks run in order and share their names.
-- ``sh`` blocks: ``pymtg`` commands that train on the digits for at most three epochs, or do not train, run; the words of
+- ``sh`` blocks: ``pymtg`` commands run that train on the digits for three epochs at most, or do not train; the words of
   the others are checked against the command line. Targets of make, extras of pip and scripts have to exist.
 - A ``text`` block that follows a ``python`` block directly is what that block prints: the same words, numbers within 2%
   or 0.02.
