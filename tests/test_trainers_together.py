@@ -261,7 +261,8 @@ def test_auto_is_together_where_that_is_measured_to_be_faster():
     rows = [(x, y) for x, y in zip(*tensors(), strict=True)]
     assert not trainer_of().fit(rows).result_.together
     assert trainer_of(specialise="together").fit(rows).result_.together
-    for options in ({"num_groups": 1}, {"amp": True}, {"model": mlp(5, (1024, 1024))}, {"specialise": "one-by-one"}):
+    large = [{"model": mlp(5, (1024, 1024))}, {"model": mlp(5, (512, 512)), "batch_size": 256}]
+    for options in (*large, {"num_groups": 1}, {"amp": True}, {"specialise": "one-by-one"}):
         assert not trainer_of(**options).fit(tensors()).result_.together
 
 

@@ -82,10 +82,14 @@ def check_together(setting: Setting) -> None:
 
 
 def pays_together(setting: Setting, network: nn.Module) -> bool:
-    """Tell whether training copies of such a network together gives the same results sooner, as far as is known."""
+    """Tell whether training copies of such a network together gives the same results sooner, as far as was measured.
+
+    That is on the CPU, where layers and batches are small (``benchmarks/specialise_together.py``; docs/performance.md,
+    "Specialised networks together").
+    """
     config = setting.config
     measured = config.torch_device.type == "cpu" and config.amp_dtype is None
-    if not (measured and setting.train.orders_apart and worthwhile([network, network])):
+    if not (measured and setting.train.orders_apart and _small_steps(network, config.batch_size)):
         return False
     try:
         stacked_optimizer(_pair(network), config)
@@ -221,6 +225,12 @@ def _network(setting: Setting, seed: int, start: nn.Module | None) -> nn.Module:
 
 def _pair(network: nn.Module) -> SideBySide:
     return SideBySide([network, copy.deepcopy(network)])
+
+
+def _small_steps(network: nn.Module, batch_size: int) -> bool:
+    """Tell whether calls, not products, take a good part of a step: at most 2^25 products in a connected layer."""
+    linear = (layer for layer in network.modules() if type(layer) is nn.Linear)
+    return worthwhile([network, network]) and all(batch_size * layer.weight.numel() <= 2**25 for layer in linear)
 
 
 def _check_precision(config: TrainConfig) -> None:
