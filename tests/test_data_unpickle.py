@@ -133,13 +133,37 @@ def test_the_attacks_would_work_on_pickle_itself(tmp_path):
         (pickle.dumps([1, 2]), "it holds a list, not a dictionary"),
         (pickle.dumps({1: 2}), "a int where a name is expected"),
         (b"\x80\x02}r" + struct.pack("<I", 2**32 - 2) + b".", "more memory than its size allows"),
+        (b"p99999999999\n.", "more memory than its size allows"),
+        (b"T\xfb\xff\xff\xff.", "truncated or no pickle"),
+        (b"\x8b\xfb\xff\xff\xff.", "truncated or no pickle"),
+        (b"p", "truncated or no pickle"),
+        (b"cos", "truncated or no pickle"),
         (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b".", "truncated or no pickle"),
     ],
-    ids=["empty", "text", "a list", "a number as key", "a memory of gigabytes", "bytes of exabytes"],
+    ids=[
+        "empty",
+        "text",
+        "a list",
+        "a number as key",
+        "a memory of gigabytes",
+        "the same as text",
+        "minus five bytes",
+        "a number of these",
+        "no line's end",
+        "half a name",
+        "bytes of exabytes",
+    ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
     with pytest.raises(FileFormatError, match=message):
         read(content, tmp_path)
+
+
+def test_sparse_files_of_gigabytes_are_not_read(tmp_path):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**31 + 1)
+    with pytest.raises(FileFormatError, match="large is too large for what is expected there: 2147483649 bytes"):
+        read_pickle(tmp_path / "large")
 
 
 @pytest.mark.parametrize("change", ["shape", "negative shape", "bytes", "dtype"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
 
 if TYPE_CHECKING:
@@ -66,19 +67,19 @@ def compare(
     lr_milestones: opt.Milestones = None,
     lr_gamma: opt.MilestoneFactor = None,
     batch_size: opt.BatchSize = 32,
-    network: opt.Network = "auto",
+    network: img.Network = "auto",
     hidden: opt.Hidden = None,
-    attributes: opt.Attributes = None,
-    image_size: opt.ImageSize = None,
-    images: opt.Images = None,
-    workers: opt.Workers = 0,
+    attributes: img.Attributes = None,
+    image_size: img.ImageSize = None,
+    images: img.Images = None,
+    workers: img.Workers = 0,
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     device: opt.Device = None,
     amp: opt.Amp = None,
     threads: opt.Threads = 1,
     quiet: opt.Quiet = False,
-    config: opt.Config = None,
+    config: img.Config = None,
 ) -> None:
     """Compare STG and DMTG with one network, an ensemble, random groups and single-task networks, over seeds.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
 from pymtg._cli.errors import CommandError, require
 
@@ -67,7 +68,7 @@ def dmtg(
             "nothing.",
         ),
     ] = None,
-    network: opt.Network = "auto",
+    network: img.Network = "auto",
     hidden: opt.Hidden = None,
     freeze_trunk: Annotated[
         bool,
@@ -98,10 +99,10 @@ def dmtg(
     lr_milestones: opt.Milestones = None,
     lr_gamma: opt.MilestoneFactor = None,
     batch_size: opt.BatchSize = 32,
-    attributes: opt.Attributes = None,
-    image_size: opt.ImageSize = None,
-    images: opt.Images = None,
-    workers: opt.Workers = 0,
+    attributes: img.Attributes = None,
+    image_size: img.ImageSize = None,
+    images: img.Images = None,
+    workers: img.Workers = 0,
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
@@ -114,7 +115,7 @@ def dmtg(
     resume: opt.Resume = False,
     log: opt.Log = None,
     quiet: opt.Quiet = False,
-    config: opt.Config = None,
+    config: img.Config = None,
 ) -> None:
     """Learn groups and networks in one run: K branches, each task finds its own; what no task uses is cut off.
 

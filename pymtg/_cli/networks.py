@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymtg._cli import options as opt
 from pymtg._cli.errors import CommandError
+from pymtg._cli.image_options import NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +100,7 @@ def chosen_network(tasks: TaskData, word: str, hidden: str | None, for_images: s
     """
     shape = tasks.input_shape
     is_image = len(shape) == 3
-    name = opt.choice("--network", word, opt.NETWORKS)
+    name = opt.choice("--network", word, NETWORKS)
     if name == "auto":
         name = for_images if is_image else "mlp"
     if name != "mlp" and not is_image:

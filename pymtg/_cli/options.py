@@ -9,37 +9,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pymtg._cli.config_file import config_option
 from pymtg._cli.errors import CommandError
 
 if TYPE_CHECKING:
     from pymtg.nets.temperature import Temperature as TemperatureSchedule
 
 __all__ = [
-    "NETWORKS",
     "SAMPLING",
     "Amp",
     "AssignmentLearningRate",
     "AssignmentWarmup",
-    "Attributes",
     "BatchSize",
     "CheckpointEvery",
-    "Config",
     "Data",
     "Device",
     "Epochs",
     "Fuzzifier",
     "Groups",
     "Hidden",
-    "ImageSize",
-    "Images",
     "Init",
     "LearningRate",
     "Log",
     "MilestoneFactor",
     "Milestones",
     "Mode",
-    "Network",
     "OutDirectory",
     "Quiet",
     "Resume",
@@ -54,7 +47,6 @@ __all__ = [
     "TestSize",
     "Threads",
     "ValSize",
-    "Workers",
     "choice",
     "command",
     "group_count",
@@ -65,7 +57,6 @@ __all__ = [
 
 MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
 SAMPLING = ("gumbel", "hard", "softmax", "per_sample")
-NETWORKS = ("auto", "mlp", "cnn", "celeba", "resnet18")
 SCHEDULES = ("constant", "linear", "exponential", "cosine")
 
 Data = Annotated[
@@ -118,15 +109,6 @@ Hidden = Annotated[
         metavar="N,N,...",
         show_default="128,128",
         help="Widths of an MLP's hidden layers; in dmtg those of each branch.",
-    ),
-]
-Network = Annotated[
-    str,
-    typer.Option(
-        "--network",
-        metavar="|".join(NETWORKS),
-        help="An MLP, STG-MTL's small CNN, DMTG's network for CelebA, or ResNet-18. By default an MLP for rows of "
-        "numbers and the paper's own network for images.",
     ),
 ]
 SnapshotEpochs = Annotated[
@@ -225,29 +207,6 @@ ValSize = Annotated[
     float,
     typer.Option("--val-size", help="Share of the rows to validate on; CelebA has a validation set of its own."),
 ]
-Attributes = Annotated[
-    str | None,
-    typer.Option(
-        "--attributes", metavar="9|all|A,B,...", show_default="9", help="CelebA's tasks: DMTG's 9, all 40, or by name."
-    ),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option("--image-size", min=1, metavar="N", show_default="64", help="Height and width of CelebA's images."),
-]
-Images = Annotated[
-    str | None,
-    typer.Option(
-        "--images",
-        metavar="auto|memory|disk",
-        show_default="auto",
-        help="Whether CelebA's images are read once and kept, or whenever needed; by default kept up to 1 GiB.",
-    ),
-]
-Workers = Annotated[
-    int, typer.Option("--workers", min=0, help="Processes that read data which are not kept in memory; 0: none.")
-]
-Config = Annotated[Path | None, config_option()]
 CheckpointEvery = Annotated[
     str,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
 from pymtg._cli.errors import require
 
@@ -36,12 +37,12 @@ def stg(
     lr_milestones: opt.Milestones = None,
     lr_gamma: opt.MilestoneFactor = None,
     batch_size: opt.BatchSize = 32,
-    network: opt.Network = "auto",
+    network: img.Network = "auto",
     hidden: opt.Hidden = None,
-    attributes: opt.Attributes = None,
-    image_size: opt.ImageSize = None,
-    images: opt.Images = None,
-    workers: opt.Workers = 0,
+    attributes: img.Attributes = None,
+    image_size: img.ImageSize = None,
+    images: img.Images = None,
+    workers: img.Workers = 0,
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
@@ -55,7 +56,7 @@ def stg(
     resume: opt.Resume = False,
     log: opt.Log = None,
     quiet: opt.Quiet = False,
-    config: opt.Config = None,
+    config: img.Config = None,
 ) -> None:
     """Train jointly, group the tasks by their data maps, train a network per group, and report.
 

@@ -173,6 +173,8 @@ def _checked(path: Path, pixels: npt.NDArray[np.uint8], labels: Any, source: Sou
 
 
 def _joined(parts: list[Images]) -> Images:
+    if len(parts) == 1 and parts[0].pixels.flags.c_contiguous:
+        return parts[0]
     # one contiguous array: records of the binary form have labels between
     pixels = np.concatenate([part.pixels for part in parts])
     return Images(pixels, np.concatenate([part.labels for part in parts]))

@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import pickletools
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ __all__ = ["read_pickle"]
 
 _MOST_BYTES = 2**31
 _DTYPES = {f"{kind}{size}" for kind, sizes in (("u", "1248"), ("i", "1248"), ("f", "248")) for size in sizes} | {"b1"}
-# What makes instances by other ways than the names above, or looks objects up that are not in the file.
+_OPCODES = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
+_COUNTS = {  # how many bytes follow, and how that is written
+    pickletools.TAKEN_FROM_ARGUMENT1: "<B",
+    pickletools.TAKEN_FROM_ARGUMENT4: "<i",
+    pickletools.TAKEN_FROM_ARGUMENT4U: "<I",
+    pickletools.TAKEN_FROM_ARGUMENT8U: "<Q",
+}
+_TOO_MUCH = "it asks for more memory than its size allows"
+# What makes instances by other ways than calling the names below, or looks objects up that are not in the file.
 _REFUSED_OPCODES = frozenset(
     {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "PERSID", "BINPERSID", "NEXT_BUFFER"}
 )
@@ -43,9 +52,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
     OSError
         If it cannot be read.
     """
+    if path.stat().st_size > _MOST_BYTES:
+        raise FileFormatError(f"{path} is too large for what is expected there: {path.stat().st_size} bytes")
     content = path.read_bytes()
-    if len(content) > _MOST_BYTES:
-        raise FileFormatError(f"{path} is too large for what is expected there: {len(content)} bytes")
     try:
         _check_opcodes(content)
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -112,7 +121,7 @@ class _Array:
         self.state = state[-4:]  # without the version before
 
     def numpy(self) -> npt.NDArray[Any]:
-        """Return NumPy's, a copy that can be written to, if shape and bytes fit one another."""
+        """Return NumPy's if shape and bytes fit one another."""
         if not isinstance(self.state, tuple) or len(self.state) != 4:
             raise _RefusedError("it holds an array without contents")
         shape, dtype, fortran, content = self.state
@@ -122,7 +131,9 @@ class _Array:
         kind = dtype.numpy()
         if math.prod(shape) * kind.itemsize != len(content):
             raise _RefusedError(f"it holds an array {shape} of {kind} with {len(content)} bytes")
-        return np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C").copy()
+        read_only = np.frombuffer(content, kind).reshape(shape, order="F" if fortran else "C")
+        array: npt.NDArray[Any] = read_only.copy()
+        return array
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
@@ -157,12 +168,39 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _check_opcodes(content: bytes) -> None:
-    """Read the program without running it: what it may not do, and places in its memory that would need gigabytes."""
-    for opcode, argument, _ in pickletools.genops(content):
+    """Go through the program without running it: what it may not do, and places that would need gigabytes of memory.
+
+    By the table of :mod:`pickletools`, whose own reader would copy every string. What is cut off or makes no sense is
+    left to the unpickler to complain of.
+    """
+    at = 0
+    while at < len(content):
+        opcode = _OPCODES.get(content[at])
+        if opcode is None or opcode.name == "STOP":
+            return
         if opcode.name in _REFUSED_OPCODES:
             raise _RefusedError(f"it has the instruction {opcode.name}, and only arrays and plain values are read")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(content):
-            raise _RefusedError("it asks for more memory than its size allows")
+        at += 1
+        size = opcode.arg.n if opcode.arg is not None else 0
+        if size == pickletools.UP_TO_NEWLINE:
+            line = content.find(b"\n", at)
+            if opcode.name == "PUT" and int(content[at:line]) > len(content):
+                raise _RefusedError(_TOO_MUCH)
+            at = line + 1 if opcode.name != "GLOBAL" else content.find(b"\n", line + 1) + 1
+            if at == 0 or line < 0:
+                return
+        elif size in _COUNTS:
+            count = struct.calcsize(_COUNTS[size])
+            if at + count > len(content):
+                return
+            following = struct.unpack_from(_COUNTS[size], content, at)[0]
+            if following < 0:
+                return
+            at += count + following
+        else:
+            if opcode.name == "LONG_BINPUT" and int.from_bytes(content[at : at + size], "little") > len(content):
+                raise _RefusedError(_TOO_MUCH)
+            at += size
 
 
 def _text(value: Any) -> str:

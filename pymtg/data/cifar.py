@@ -136,7 +136,8 @@ def _fifteen(images: Images, stream: list[int]) -> _Tasks:
 
 
 def _one_hot(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.uint8]:
-    return (labels[:, None] == np.arange(count)).astype(np.uint8)
+    targets: npt.NDArray[np.uint8] = (labels[:, None] == np.arange(count)).astype(np.uint8)
+    return targets
 
 
 def _task_data(

@@ -110,7 +110,8 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
             image = image.crop((left, top, left + self.crop, top + self.crop))
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), pillow().Resampling.BILINEAR)
-        return np.array(image, dtype=np.uint8).transpose(2, 0, 1)
+        pixels: npt.NDArray[np.uint8] = np.array(image, dtype=np.uint8).transpose(2, 0, 1)
+        return pixels
 
 
 def read_image(path: Path) -> Any:

@@ -112,7 +112,8 @@ class TaskonomyViews(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def _colours(self, view: Mapping[str, Path], domain: str, nearest: bool = False) -> npt.NDArray[np.float64]:
         """Return ``[3, size, size]`` in 0..1."""
         image = self._resized(read_image(view[domain]).convert("RGB"), nearest)
-        return np.asarray(image, dtype=np.float64).transpose(2, 0, 1) / 255
+        pixels: npt.NDArray[np.float64] = np.asarray(image, dtype=np.float64).transpose(2, 0, 1) / 255
+        return pixels
 
     def _numbers(self, view: Mapping[str, Path], domain: str, nearest: bool = False) -> npt.NDArray[np.float64]:
         """Return ``[1, size, size]`` as in the file."""

@@ -67,7 +67,7 @@ class SmallCNN(nn.Sequential):
         Raises InvalidArgumentError for images of another shape.
         """
         check_images(images, self.in_channels, self.image_size)
-        features: Tensor = super().forward(images)
+        features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return features
 
 
@@ -150,7 +150,7 @@ class CelebABranch(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         """Return features ``[B, out_features]``; InvalidArgumentError for inputs of another shape."""
         check_images(images, *self.expected)
-        features: Tensor = super().forward(images)
+        features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return features
 
 
@@ -202,7 +202,7 @@ class ResNet18(nn.Sequential):
             raise InvalidArgumentError(
                 f"inputs must be [batch, {self.in_channels}, H, W] with H and W at least 8; got {tuple(images.shape)}"
             )
-        features: Tensor = super().forward(images)
+        features: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return features
 
 
