@@ -152,3 +152,13 @@ def test_bad_arguments(folder, arguments, error, message):
         taskonomy(folder, **arguments)
     with pytest.raises(InvalidArgumentError, match="at least one view"):
         TaskonomyViews([])
+
+
+def test_classes_in_a_palette_are_its_numbers(small):
+    path = file(small, "segment_semantic", building="merom")
+    numbers = np.random.default_rng().integers(0, 18, (8, 8)).astype(np.uint8)
+    coloured = Image.frombytes("P", (8, 8), numbers.tobytes())
+    coloured.putpalette(np.random.default_rng().integers(0, 256, 768).tolist())
+    coloured.save(path)
+    found = taskonomy(small, size=8).train[0][1]["segment_semantic"]
+    np.testing.assert_array_equal(found, np.where(numbers == 0, IGNORE_INDEX, numbers.astype(int)))

@@ -437,6 +437,8 @@ def test_progress_bar(capsys):
 
 
 def test_importing_trainers_is_light():
-    code = "import sys, pymtg.trainers; print([m for m in ('sklearn', 'rich', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, pymtg.trainers; print([m for m in ('sklearn', 'rich', 'matplotlib', 'PIL') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

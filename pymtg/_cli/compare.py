@@ -119,14 +119,14 @@ def compare(
         amp=opt.precision(amp),
         num_threads=threads,
     )
-    of_the_set = {"targets": targets, "attributes": attributes, "image_size": image_size, "images": images}
-    first = load_data(data, 0, test_size, val_size, **of_the_set)
+    of_the_set = (targets, attributes, image_size, images)
+    first = load_data(data, 0, test_size, val_size, *of_the_set)
     net = chosen_network(first, network, hidden, for_images="cnn")
     metric = default_metric(first.layout) if metric is None else metric
     opt.choice("--metric", metric, metrics_of(first.layout))
     check_place(out, device)
     comparison = run_comparison(
-        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size, **of_the_set),
+        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size, *of_the_set),
         net.model,
         seeds=range(seeds),
         config=training,

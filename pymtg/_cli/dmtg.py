@@ -155,10 +155,10 @@ def dmtg(
         raise CommandError("--freeze-trunk needs a trunk: give its widths with --trunk")
     if freeze_trunk and not finetune_epochs:
         raise CommandError("--freeze-trunk needs fine-tuning: give its epochs with --finetune-epochs")
-    of_the_set = {"targets": targets, "attributes": attributes, "image_size": image_size, "images": images}
+    of_the_set = (targets, attributes, image_size, images)
     scheduler = decay_of(lr_milestones, lr_gamma)
     checkpoints = checkpoint_directory(out, resume)
-    tasks = load_data(data, seed, test_size, val_size, **of_the_set)
+    tasks = load_data(data, seed, test_size, val_size, *of_the_set)
     net = chosen_network(tasks, network, hidden, for_images="celeba")
     stored = None if reference is None else load_reference(reference, tasks.layout.names)
     trainer = DMTGTrainer(

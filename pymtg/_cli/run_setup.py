@@ -46,15 +46,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def load_data(spec: str, seed: int, test_size: float, val_size: float, **of_the_set: Any) -> TaskData:
+def load_data(
+    spec: str,
+    seed: int,
+    test_size: float,
+    val_size: float,
+    targets: int | None = None,
+    attributes: str | None = None,
+    image_size: int | None = None,
+    images: str | None = None,
+) -> TaskData:
     """Load a data set, with the options that only some sets have; a missing package becomes an error of the command."""
     from pymtg.data import load
 
-    attributes = of_the_set.pop("attributes", None)
+    names: Any = attributes
     if attributes is not None and attributes not in ("9", "all"):
-        attributes = [name.strip() for name in attributes.split(",")]
+        names = [name.strip() for name in attributes.split(",")]
+    of_celeba = {"attributes": names, "image_size": image_size, "images": images}
     try:
-        return load(spec, seed, test_size=test_size, val_size=val_size, attributes=attributes, **of_the_set)
+        return load(spec, seed, test_size=test_size, val_size=val_size, targets=targets, **of_celeba)
     except ImportError as error:
         raise CommandError(one_line(error)) from None
 

@@ -85,10 +85,10 @@ def stg(
         "num_workers": workers,
         "seed": seed,
     }
-    of_the_set = {"targets": targets, "attributes": attributes, "image_size": image_size, "images": images}
+    of_the_set = (targets, attributes, image_size, images)
     scheduler = decay_of(lr_milestones, lr_gamma)
     checkpoints = checkpoint_directory(out, resume)
-    tasks = load_data(data, seed, test_size, val_size, **of_the_set)
+    tasks = load_data(data, seed, test_size, val_size, *of_the_set)
     net = chosen_network(tasks, network, hidden, for_images="cnn")
     trainer = STGTrainer(
         net.model,

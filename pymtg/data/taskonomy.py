@@ -133,7 +133,7 @@ class TaskonomyViews(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def _single(self, path: Path) -> Any:
         image = read_image(path)
-        if len(image.getbands()) != 1 or image.mode == "P":
+        if len(image.getbands()) != 1:  # a palette's numbers are what counts, not its colours
             raise FileFormatError(f"{path} must have one channel of numbers; it is an image of mode {image.mode}")
         return image
 
