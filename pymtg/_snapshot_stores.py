@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pymtg._ranges import span
 from pymtg._snapshot import ForgottenSnapshot, Snapshot, forgotten
 from pymtg._snapshot_file import FileSnapshot, SnapshotFile
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
@@ -187,11 +188,12 @@ def gram_of(num_tasks: int, snapshots: Iterable[Snapshot], gram: Float64Array | 
     """Return the Gram matrix [T, T] of snapshots, read slab by slab; added to `gram` in place if given."""
     from pymtg._gram import gram_add, new_gram  # brings the compiled core along
 
-    gram = new_gram(num_tasks) if gram is None else gram
-    for snapshot in snapshots:
-        for slab in snapshot.slabs():
-            gram_add(gram, slab)
-            del slab  # or it would be there while the next is read
+    with span("gram"):
+        gram = new_gram(num_tasks) if gram is None else gram
+        for snapshot in snapshots:
+            for slab in snapshot.slabs():
+                gram_add(gram, slab)
+                del slab  # or it would be there while the next is read
     return gram
 
 

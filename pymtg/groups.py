@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from pymtg import _clustering as core
 from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
+from pymtg._ranges import span
 from pymtg.cluster import FuzzyKMeans, checked_gram
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 
@@ -248,8 +249,9 @@ def cluster_tasks(
 
 
 def _fit_gram(estimator: FuzzyKMeans, gram: Float64Array) -> float | None:
-    estimator.fit_gram(gram)
-    return _silhouette(core.distances_from_gram(gram), estimator.labels_)
+    with span("clustering"):
+        estimator.fit_gram(gram)
+        return _silhouette(core.distances_from_gram(gram), estimator.labels_)
 
 
 def _fit_points(estimator: FuzzyKMeans, data_map: Any) -> float | None:

@@ -57,10 +57,10 @@ def cluster(
     if out is not None:
         _save(out, found.to_dict())
     if not quiet:
-        from pymtg._cli.grouping import group_table
         from pymtg._cli.tables import print_groups, print_pairs
+        from pymtg.report import GroupTable
 
-        table = group_table(found)
+        table = GroupTable.of(found)
         print_groups(table, f"{len(table.names)} tasks in {table.num_groups} groups")
         print_pairs("quality", table.quality)
 

@@ -114,6 +114,8 @@ def dmtg(
     checkpoint_every: opt.CheckpointEvery = "10min",
     resume: opt.Resume = False,
     log: opt.Log = None,
+    tensorboard: opt.TensorBoard = None,
+    profile: opt.Profile = None,
     quiet: opt.Quiet = False,
     config: img.Config = None,
 ) -> None:
@@ -123,7 +125,7 @@ def dmtg(
     --data-map also data_map.safetensors and data_map.png.
     """
     from pymtg._cli.dmtg_record import DMTGRecord
-    from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, stoppable
+    from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network
     from pymtg._cli.reference import load_reference
     from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
@@ -174,6 +176,8 @@ def dmtg(
         checkpoint_dir=checkpoints,
         checkpoint_every=checkpoint_every,
         log=log,
+        tensorboard=tensorboard,
+        profile=profile,
     )
     check_place(out, device)
     shown = {
@@ -194,6 +198,7 @@ def dmtg(
         record = DMTGRecord.of(trainer, tasks, data, opt.command(sys.argv), shown, stored)
         record.save(out)
     clear_checkpoints(checkpoints)
+    print_profile(None if quiet else profile)
     if not quiet:
         _tell(record, out)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pymtg._cli.errors import CommandError
 
-__all__ = ["checkpoint_directory", "clear_checkpoints", "stoppable"]
+__all__ = ["checkpoint_directory", "clear_checkpoints", "print_profile", "stoppable"]
 
 
 def checkpoint_directory(out: Path, resume: bool) -> Path:
@@ -29,6 +29,14 @@ def clear_checkpoints(directory: Path) -> None:
     from pymtg.trainers._checkpoints import CheckpointFolder
 
     CheckpointFolder(directory).clear()
+
+
+def print_profile(directory: Path | None) -> None:
+    """Print the table of a run's profile, if one was asked for; nothing where ranks have directories of their own."""
+    from pymtg.trainers._profile_files import TABLE
+
+    if directory is not None and (directory / TABLE).is_file():
+        print((directory / TABLE).read_text(encoding="utf-8"))
 
 
 @contextmanager

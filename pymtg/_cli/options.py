@@ -34,6 +34,7 @@ __all__ = [
     "Milestones",
     "Mode",
     "OutDirectory",
+    "Profile",
     "Quiet",
     "Resume",
     "Sampling",
@@ -44,6 +45,7 @@ __all__ = [
     "SpecialisedEpochs",
     "Targets",
     "Temperature",
+    "TensorBoard",
     "TestSize",
     "Threads",
     "ValSize",
@@ -225,6 +227,22 @@ Resume = Annotated[
 Log = Annotated[
     Path | None,
     typer.Option("--log", metavar="FILE.jsonl", help="Write a JSON object per epoch: loss, score, seconds, time left."),
+]
+TensorBoard = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard",
+        metavar="DIR",
+        help="Write TensorBoard's files: every stage's scalars epoch by epoch, groups and data map at the end.",
+    ),
+]
+Profile = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="DIR",
+        help="Profile the run: DIR/pymtg.pt.trace.json for Perfetto, Chrome or TensorBoard, and where the time went.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no tables: write the files, report errors only.")]
 

@@ -55,6 +55,8 @@ def stg(
     checkpoint_every: opt.CheckpointEvery = "10min",
     resume: opt.Resume = False,
     log: opt.Log = None,
+    tensorboard: opt.TensorBoard = None,
+    profile: opt.Profile = None,
     quiet: opt.Quiet = False,
     config: img.Config = None,
 ) -> None:
@@ -62,7 +64,7 @@ def stg(
 
     Writes metrics.json, groups.json, data_map.safetensors, data_map.png, memberships.png and report.html.
     """
-    from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, stoppable
+    from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network
     from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import STGTrainer
@@ -101,6 +103,8 @@ def stg(
         checkpoint_dir=checkpoints,
         checkpoint_every=checkpoint_every,
         log=log,
+        tensorboard=tensorboard,
+        profile=profile,
     )
     check_place(out, device)
     shown = {
@@ -115,6 +119,7 @@ def stg(
         trainer.fit(tasks.train, tasks.val, resume=resume)
         _finish(trainer, tasks, data, out, {**shown, "device": str(trainer.config.torch_device)}, quiet)
     clear_checkpoints(checkpoints)
+    print_profile(None if quiet else profile)
 
 
 def _finish(trainer: STGTrainer, tasks: TaskData, data: str, out: Path, settings: dict[str, Any], quiet: bool) -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pymtg._cli.grouping import group_table
 from pymtg._cli.record import RunRecord, described_data, learning_curves, stage_entry
 from pymtg._files import staged
-from pymtg.report import Report, Stage, save_data_map, save_html, save_json, save_memberships
+from pymtg.report import GroupTable, Report, Stage, save_data_map, save_html, save_json, save_memberships
 from pymtg.trainers._monitor import monitor_name
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class STGRecord:
             seed=result.seed,
             monitor=monitor_name(trainer.config.monitor, tasks.layout).replace("_", " "),
             scores=trainer.evaluate(tasks.test),
-            group_table=group_table(result.groups),
+            group_table=GroupTable.of(result.groups),
         )
         return cls(run, result)
 

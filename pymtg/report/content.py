@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pymtg.errors import InvalidArgumentError
 from pymtg.metrics import Scores
 from pymtg.report.wording import STG_WORDING, Wording
+
+if TYPE_CHECKING:
+    from pymtg.groups import TaskGroups
 
 __all__ = ["Curve", "GroupTable", "Report", "Stage"]
 
@@ -57,6 +61,18 @@ class GroupTable:
                 f"memberships must be [tasks, groups] with a label per task ({len(self.names)} names); "
                 f"got shape {shape} and {len(self.labels)} labels"
             )
+
+    @classmethod
+    def of(cls, groups: TaskGroups) -> GroupTable:
+        """Return task groups as tables and pictures take them."""
+        silhouettes = groups.quality.get("silhouette_scores") or {}
+        return cls(
+            names=groups.names,
+            memberships=groups.memberships,
+            labels=groups.labels.tolist(),
+            quality={name: value for name, value in groups.quality.items() if name != "silhouette_scores"},
+            silhouettes={int(count): float(value) for count, value in silhouettes.items()},
+        )
 
     @property
     def num_groups(self) -> int:

@@ -26,7 +26,7 @@ from pymtg.trainers._state_tree import flatten, unflatten
 __all__ = ["VERSION", "CheckpointFolder", "DamagedFileError", "Position"]
 
 FORMAT = "pymtg.checkpoint"
-VERSION = "1"
+VERSION = "2"
 _NAME = re.compile(r"(?:stage-(\d{3,})|at-(\d{3,})-(\d{6,})-(\d{8,}))\.safetensors")
 _LEFT_OVER = re.compile(r"\.(?:stage|at)-[\d-]+\.safetensors\..+")
 

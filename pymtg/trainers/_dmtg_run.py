@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pymtg._ranges import span
 from pymtg.branched_loss import BranchedLoss
 from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError
@@ -149,21 +150,30 @@ class DMTGRun(Run):
     def loss_of(self, ids: Tensor, inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """Draw an assignment and return the objective; the task losses are those of the most probable branches."""
         assignment = self.network.assignment
-        with autocast(self.config):
+        with span("forward"), autocast(self.config):
             outputs = self.network(inputs)
-        self._rest_or_learn()
-        shares = assignment.sample(self._temperature(), rows=len(ids))
+        with span("assignment"):
+            self._rest_or_learn()
+            shares = assignment.sample(self._temperature(), rows=len(ids))
+        with span("loss"):
+            total, task_losses = self._objective(outputs, targets, shares)
+        labels = assignment.labels()
+        if self.recorder is not None:
+            with span("map"):
+                self._record(self.recorder, outputs, labels, targets, ids)
+        self.step += 1
+        return total, task_losses[self.task, labels]
+
+    def _objective(self, outputs: Any, targets: Any, shares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the objective under a draw, and the losses [T, K] of all heads."""
+        assignment = self.network.assignment
         total = self.loss(outputs, targets, shares)
         if self.plan.entropy_weight:
             total = total + self.plan.entropy_weight * assignment.entropy()
         if self.plan.balance_weight and assignment.theta.requires_grad:
             total = total + self.plan.balance_weight * assignment.num_tasks * assignment.imbalance()
-        labels = assignment.labels()
-        if self.recorder is not None:
-            self._record(self.recorder, outputs, labels, targets, ids)
-        self.step += 1
         task_losses: Any = self.loss.task_losses
-        return total, task_losses[self.task, labels]
+        return total, task_losses
 
     def after_epoch(self, epoch: int) -> None:
         """Note the assignment; drop branches that no task can move to any more."""
@@ -329,8 +339,9 @@ class FinetuneRun(Run):
 
     def loss_of(self, ids: Tensor, inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """Return the sum of the task losses, and these."""
-        with autocast(self.config):
+        with span("forward"), autocast(self.config):
             logits = self.network(inputs)
-        total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, self.ones)
+        with span("loss"):
+            total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, self.ones)
         task_losses: Any = self.loss.task_losses
         return total, task_losses[:, 0]

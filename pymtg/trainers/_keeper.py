@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pymtg._ranges import span
 from pymtg.trainers import _stopping
 from pymtg.trainers._checkpoints import CheckpointFolder, Position
 from pymtg.trainers._interval import Interval
@@ -164,6 +165,7 @@ class FileKeeper(Keeper):
             del self._unsaved[0]
 
     def _write(self, position: Position, state: dict[str, Any]) -> None:
-        self.folder.write(position, {"run": self.described, "state": state})
-        self.folder.prune(position, self.keep)
+        with span("checkpoint"):
+            self.folder.write(position, {"run": self.described, "state": state})
+            self.folder.prune(position, self.keep)
         self._saved_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""The options of runs that last: checkpoints to go on from, and a log of the epochs."""
+"""The options of runs that last: checkpoints to go on from, a log of the epochs, TensorBoard, a profile."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
+from pymtg.integrations.tensorboard import check_installed
+from pymtg.trainers._board import Board
 from pymtg.trainers._checkpoints import CheckpointFolder, DamagedFileError, Position
 from pymtg.trainers._described import described_config, differences
 from pymtg.trainers._epoch_log import EpochLog
 from pymtg.trainers._errors import CheckpointWarning
 from pymtg.trainers._interval import Interval
 from pymtg.trainers._keeper import FileKeeper, Keeper
+from pymtg.trainers._profile import profiling
 from pymtg.trainers._stages import Setting
 from pymtg.trainers._stopping import StopRequest
 from pymtg.trainers.config import check_int
@@ -28,18 +31,36 @@ __all__ = ["LongRun"]
 
 @dataclasses.dataclass(frozen=True)
 class LongRun:
-    """Where to keep checkpoints and when, and where to log; None for neither."""
+    """Where to keep checkpoints and when, and where to log and to profile; None for not."""
 
     checkpoint_dir: Path | None
     interval: Interval
     keep: int
     log: Path | None
+    tensorboard: Path | None = None
+    profile: Path | None = None
 
     @classmethod
-    def checked(cls, checkpoint_dir: Any, checkpoint_every: Any, checkpoint_keep: Any, log: Any) -> LongRun:
+    def checked(
+        cls,
+        checkpoint_dir: Any,
+        checkpoint_every: Any,
+        checkpoint_keep: Any,
+        log: Any,
+        tensorboard: Any = None,
+        profile: Any = None,
+    ) -> LongRun:
         """Check every option."""
-        keep = check_int("checkpoint_keep", checkpoint_keep, 1)
-        return cls(_path("checkpoint_dir", checkpoint_dir), Interval.of(checkpoint_every), keep, _path("log", log))
+        if _path("tensorboard", tensorboard) is not None:
+            check_installed("tensorboard")
+        return cls(
+            checkpoint_dir=_path("checkpoint_dir", checkpoint_dir),
+            interval=Interval.of(checkpoint_every),
+            keep=check_int("checkpoint_keep", checkpoint_keep, 1),
+            log=_path("log", log),
+            tensorboard=_path("tensorboard", tensorboard),
+            profile=_path("profile", profile),
+        )
 
     @contextmanager
     def opened(self, setting: Setting, method: str, options: dict[str, Any], resume: bool) -> Iterator[Setting]:
@@ -49,11 +70,13 @@ class LongRun:
         keeper = self._keeper(setting, method, options, resume)
         setting = dataclasses.replace(setting, keeper=keeper)
         try:
-            if self.log is None:
-                yield setting
-                return
-            with EpochLog(self.log, keep=keeper.epochs_done if resume else 0) as log:
-                setting.reporter.log = log
+            with ExitStack() as stack:
+                stack.enter_context(profiling(self.profile, setting.config.torch_device))
+                if self.log is not None:
+                    log = EpochLog(self.log, keep=keeper.epochs_done if resume else 0)
+                    setting.reporter.log = stack.enter_context(log)
+                if self.tensorboard is not None:
+                    setting.reporter.board = stack.enter_context(Board(self.tensorboard, setting.layout))
                 yield setting
         except KeyboardInterrupt as stop:
             if isinstance(keeper, FileKeeper) and keeper.save_finished() and isinstance(stop, StopRequest):

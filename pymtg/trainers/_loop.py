@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pymtg._ranges import each, span
+from pymtg._ranges import stage as stage_range
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.losses import MultiTaskLoss
@@ -71,7 +73,7 @@ def train_network(
         If the model's output does not fit the layout.
     """
     keeper = Keeper() if keeper is None else keeper
-    with seeded(job.seed, config.torch_device):
+    with stage_range(job.name), seeded(job.seed, config.torch_device):
         run = (Run if kind is None else kind)(job, config, train, val)
         stage = keeper.begin(run)
         reporter.restored(job.name, run.networks * (len(run.history) if stage is None else job.epochs))
@@ -149,9 +151,10 @@ class Run:
 
     def loss_of(self, ids: torch.Tensor, inputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch's total loss, for the backward pass, and the T task losses, detached."""
-        with autocast(self.config):
+        with span("forward"), autocast(self.config):
             logits = self.network(inputs)
-        total = self.loss(checked_logits(logits, len(ids), self.job.layout), targets, ids)
+        with span("loss"):
+            total = self.loss(checked_logits(logits, len(ids), self.job.layout), targets, ids)
         task_losses: Any = self.loss.task_losses
         return total, task_losses
 
@@ -172,7 +175,8 @@ class Run:
     def after_epoch(self, epoch: int) -> None:
         """Do what follows an epoch's last step, before it is validated."""
         if self.job.data_map is not None and epoch in self.job.snapshot_epochs:
-            self.job.data_map.snapshot(epoch)
+            with span("snapshot"):
+                self.job.data_map.snapshot(epoch)
 
     def epoch(self, epoch: int, pause: Callable[[Run], None] | None = None) -> EpochRecord:
         """Train one epoch, or what is left of it, validate, and record both; `pause` is called between batches."""
@@ -200,8 +204,9 @@ class Run:
     def _validate(self) -> tuple[float, ...] | None:
         if self.val is None:
             return None
-        logits, targets = forward_all(self.network, self.val, self.job.layout, self.config)
-        return self.scores_of(logits, targets)
+        with span("validation"):
+            logits, targets = forward_all(self.network, self.val, self.job.layout, self.config)
+            return self.scores_of(logits, targets)
 
     def scores_of(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, ...]:
         """Return the T monitored scores of predictions [N, C]; NaN where a task's is not defined."""
@@ -228,14 +233,16 @@ class Run:
         if not self.batch:
             sums.zero_()
             self.order_start = self.order.get_state()
-        for ids, inputs, targets in self.batches_left():
+        for ids, inputs, targets in each("data", self.batches_left()):
             total, task_losses = self.loss_of(ids, inputs, targets)
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            for optimizer in self.optimizers:
-                self.scaler.step(optimizer)
-            self.scaler.update()
+            with span("backward"):
+                for optimizer in self.optimizers:
+                    optimizer.zero_grad(set_to_none=True)
+                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            with span("optimizer"):
+                for optimizer in self.optimizers:
+                    self.scaler.step(optimizer)
+                self.scaler.update()
             sums[0].add_(total.detach(), alpha=len(ids))
             sums[1:].add_(task_losses, alpha=len(ids))
             self.batch += 1

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pymtg._ranges import each
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source, input_batches
@@ -95,7 +96,7 @@ def forward_all(
     targets = []
 
     def inputs() -> Iterator[Any]:
-        for _, batch, batch_targets in source.in_order():
+        for _, batch, batch_targets in each("data", source.in_order()):
             targets.append(batch_targets)
             yield batch
 

@@ -14,6 +14,9 @@ from pymtg.trainers.results import EpochRecord
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from pymtg.datamap import DataMap
+    from pymtg.groups import TaskGroups
+    from pymtg.trainers._board import Board
     from pymtg.trainers._epoch_log import EpochLog
 
 __all__ = ["Reporter", "reporting"]
@@ -28,6 +31,7 @@ class Reporter:
         self._bar, self._line, self._total, self._done = bar, line, 0, 0
         self.prefix = ""
         self.log: EpochLog | None = None
+        self.board: Board | None = None
 
     def expect(self, epochs: int) -> None:
         """Add epochs to the bar's length."""
@@ -62,6 +66,13 @@ class Reporter:
             latest = [past.seconds for past in history[-_LATEST:]]
             left = max(self._total - self._done, 0) * sum(latest) / len(latest)
             self.log.write(stage, record, epochs, left, more)
+        if self.board is not None:
+            self.board.write(stage, record, more)
+
+    def found(self, groups: TaskGroups, data_map: DataMap | None) -> None:
+        """Tell what the run came to."""
+        if self.board is not None:
+            self.board.finish(groups, data_map)
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def unflatten(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "tensor":
         return tensors[content].clone()  # in memory of torch's own, aligned as its kernels like it
     if kind == "array":
-        return tensors[content].clone().numpy()
+        name, shape = content
+        return tensors[name][: math.prod(shape)].clone().reshape(shape).numpy()
     if kind == "float":
         return float(content)
     if kind in ("list", "tuple"):
@@ -49,6 +50,18 @@ def unflatten(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
         found = {key: unflatten(entry, tensors) for key, entry in content}
         return found if kind == "dict" else Counter(found)
     raise ValueError(f"{kind!r} is no kind of value")
+
+
+def _padded(array: np.ndarray) -> Tensor:
+    """Return an array's numbers as a tensor [2^n], zeros behind them.
+
+    Arrays grow from one checkpoint to the next, and safetensors asks ctypes for a type for every length in bytes, which
+    Python never gives back: some 20 kB an epoch if every length is a new one.
+    """
+    flat = torch.from_numpy(np.ascontiguousarray(array)).reshape(-1)
+    numbers = flat.new_zeros(1 << max(len(flat) - 1, 0).bit_length())
+    numbers[: len(flat)] = flat
+    return numbers
 
 
 class _Packer:
@@ -66,7 +79,7 @@ class _Packer:
         if isinstance(value, Tensor):
             return {"tensor": self._add(value, path)}
         if isinstance(value, np.ndarray):
-            return {"array": self._add(torch.from_numpy(np.ascontiguousarray(value)), path)}
+            return {"array": [self._add(_padded(value), path), list(value.shape)]}
         if isinstance(value, (list, tuple)):
             kind = "list" if isinstance(value, list) else "tuple"
             return {kind: [self.pack(entry, f"{path}.{i}") for i, entry in enumerate(value)]}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pymtg._ranges import stage as stage_range
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets._stacked import CannotStackError
@@ -144,12 +145,13 @@ def group_from_joint(
     joint = setting.joint(
         epochs=plan.epochs if epochs is None else epochs, data_map=data_map, snapshots=plan.snapshot_epochs
     )
-    groups, seconds = setting.keeper.computed(
-        "grouping",
-        lambda: group_tasks(data_map, setting, plan.num_groups, plan.mode, plan.fuzzifier, plan.n_init),
-        _packed_groups,
-        _unpacked_groups,
-    )
+    with stage_range("grouping"):
+        groups, seconds = setting.keeper.computed(
+            "grouping",
+            lambda: group_tasks(data_map, setting, plan.num_groups, plan.mode, plan.fuzzifier, plan.n_init),
+            _packed_groups,
+            _unpacked_groups,
+        )
     return Grouped(joint, data_map, groups, seconds)
 
 

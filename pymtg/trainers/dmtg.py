@@ -105,6 +105,12 @@ class DMTGTrainer:
         `checkpoint_keep` can be gone back to.
     log
         File for a JSON object an epoch; None for none.
+    tensorboard
+        Directory for TensorBoard: a run of its own for every stage, whose steps are its epochs, and groups and data map
+        at the end. Needs the ``tensorboard`` extra; None for none.
+    profile
+        Directory for a profile: ``pymtg.pt.trace.json``, a trace by torch's profiler of every stage's first steps, and
+        a table of where the time of all of them went (``profile.txt``, ``profile.json``); None for none, at no cost.
 
     Attributes
     ----------
@@ -182,6 +188,8 @@ class DMTGTrainer:
         checkpoint_every: int | str = 1,
         checkpoint_keep: int = 2,
         log: str | os.PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | None = None,
+        profile: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(layout, TaskLayout):
             raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
@@ -223,7 +231,7 @@ class DMTGTrainer:
         )
         self.seed = check_int("seed", seed, 0)
         self.progress = progress
-        self.long_run = LongRun.checked(checkpoint_dir, checkpoint_every, checkpoint_keep, log)
+        self.long_run = LongRun.checked(checkpoint_dir, checkpoint_every, checkpoint_keep, log, tensorboard, profile)
 
     def fit(self, train: Any, val: Any = None, *, resume: bool = False) -> DMTGTrainer:
         """Train, prune, fine-tune where asked for.
@@ -261,7 +269,8 @@ class DMTGTrainer:
             reporter.expect(self.plan.warm_epochs + self.plan.epochs + self.plan.finetune_epochs)
             with self.long_run.opened(setting, "dmtg", described(self.plan), resume) as kept:
                 found = train_dmtg(kept, self.plan, self._make)
-        self.__dict__.update(self._fitted(found))  # all at once: an interrupted fit leaves nothing behind
+                self.__dict__.update(self._fitted(found))  # all at once: an interrupted fit leaves nothing behind
+                reporter.found(self.groups_, self.data_map_)
         return self
 
     def prune(self) -> GroupedNet:

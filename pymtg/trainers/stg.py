@@ -102,6 +102,12 @@ class STGTrainer:
         `checkpoint_keep` can be gone back to.
     log
         File for a JSON object an epoch; None for none.
+    tensorboard
+        Directory for TensorBoard: a run of its own for every stage, whose steps are its epochs, and groups and data map
+        at the end. Needs the ``tensorboard`` extra; None for none.
+    profile
+        Directory for a profile: ``pymtg.pt.trace.json``, a trace by torch's profiler of every stage's first steps, and
+        a table of where the time of all of them went (``profile.txt``, ``profile.json``); None for none, at no cost.
 
     Attributes
     ----------
@@ -166,6 +172,8 @@ class STGTrainer:
         checkpoint_every: int | str = 1,
         checkpoint_keep: int = 2,
         log: str | os.PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | None = None,
+        profile: str | os.PathLike[str] | None = None,
     ) -> None:
         check_model(model, layout)
         self.model, self.layout = model, layout
@@ -201,7 +209,7 @@ class STGTrainer:
             raise InvalidTypeError(f"missing must be True, False or None; got {missing!r}")
         self.missing = missing
         self.progress = progress
-        self.long_run = LongRun.checked(checkpoint_dir, checkpoint_every, checkpoint_keep, log)
+        self.long_run = LongRun.checked(checkpoint_dir, checkpoint_every, checkpoint_keep, log, tensorboard, profile)
 
     def fit(self, train: Any, val: Any = None, *, resume: bool = False) -> STGTrainer:
         """Run the three training steps.
@@ -239,7 +247,8 @@ class STGTrainer:
             options = {**described(self.plan), "missing": self.missing}
             with self.long_run.opened(setting, "stg", options, resume) as kept:
                 fitted = self._run(kept)
-        self.__dict__.update(fitted)  # all at once: an interrupted fit leaves nothing behind
+                self.__dict__.update(fitted)  # all at once: an interrupted fit leaves nothing behind
+                reporter.found(self.groups_, self.data_map_)
         return self
 
     def _run(self, setting: Setting) -> dict[str, Any]:
