@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
-from _resume_run import Bomb, Countdown, dmtg, make, stg
+from _resume_run import TRAINERS, Bomb, Countdown, assert_same, dmtg, learned, make, stg
 from _settings import new_seed
 from _tiny import write_tiny
 
@@ -22,7 +22,7 @@ STEP = {"data", "forward", "loss", "backward", "optimizer"}
 IN_STAGES = {
     "stg": {
         "joint": STEP | {"snapshot", "validation", "checkpoint", "the rest"},
-        "grouping": {"gram", "clustering", "the rest"},
+        "grouping": {"gram", "clustering", "checkpoint", "the rest"},
         "group 0": STEP | {"validation", "checkpoint", "the rest"},
         "group 1": STEP | {"validation", "checkpoint", "the rest"},
     },
@@ -50,67 +50,65 @@ def inside(event, outer):
     return outer["ts"] <= event["ts"] and event["ts"] + event["dur"] <= outer["ts"] + outer["dur"] + 1
 
 
-@pytest.mark.parametrize("method", IN_STAGES)
-def test_the_trace_has_the_stages_and_what_goes_on_in_them(method, seed, tmp_path):
-    trainer = {"stg": stg, "dmtg": dmtg}[method](
-        seed, profile=tmp_path / "new" / "p", checkpoint_dir=tmp_path / "kept", checkpoint_every="1"
-    )
-    trainer.fit(make(seed), make(seed + 1))
-    found = events(tmp_path / "new" / "p")
+@pytest.fixture(scope="module", params=IN_STAGES)
+def profiled(request, tmp_path_factory):
+    """A profiled run of either method: its name, seed, trainer and directory."""
+    seed = new_seed()
+    print(f"PYMTG_TEST_SEED={seed}")
+    directory = tmp_path_factory.mktemp(request.param)
+    places = {"profile": directory / "new" / "p", "checkpoint_dir": directory / "kept"}
+    trainer = TRAINERS[request.param](seed, **places)
+    return request.param, seed, trainer.fit(make(seed), make(seed + 1)), directory / "new" / "p"
+
+
+def test_the_trace_has_the_stages_and_what_goes_on_in_them(profiled):
+    method, _, _, directory = profiled
+    found = events(directory)
     named = [event for event in found if event["cat"] == "user_annotation"]
     for name, spans in IN_STAGES[method].items():
         stages = [event for event in named if event["name"] == name]
-        for inner in spans - {"the rest", "checkpoint"}:
+        for inner in spans - {"the rest"}:
             assert any(inside(e, s) for s in stages for e in named if e["name"] == inner), (name, inner)
     losses = [event for event in named if event["name"] == "loss"]
     operators = [event for event in found if event["name"].startswith("pymtg::")]
     assert operators
     assert any(inside(event, loss) for event in operators for loss in losses)
-    assert [path.name for path in (tmp_path / "new" / "p").iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in directory.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("method", IN_STAGES)
-def test_the_table_has_all_time_once(method, seed, tmp_path):
-    trainer = {"stg": stg, "dmtg": dmtg}[method](
-        seed, profile=tmp_path / "p", checkpoint_dir=tmp_path / "kept", checkpoint_every="1"
-    )
-    trainer.fit(make(seed), make(seed + 1))
-    told = json.loads((tmp_path / "p" / "profile.json").read_text(encoding="utf-8"))
+def test_the_table_has_all_time_once(profiled):
+    method, _, trainer, directory = profiled
+    told = json.loads((directory / "profile.json").read_text(encoding="utf-8"))
     assert sum(row["seconds"] for row in told["spans"]) == pytest.approx(told["seconds"], rel=1e-6)
     assert sum(row["share"] for row in told["spans"]) == pytest.approx(1, rel=1e-6)
     assert all(row["seconds"] > 0 for row in told["spans"])
     stages = {}
     for row in told["spans"]:
         stages.setdefault(row["stage"], set()).add(row["name"])
-    assert stages.pop("") >= {"outside the stages"}
-    if method == "stg":
-        stages["grouping"] |= {"checkpoint"}  # saved in the stage or after it
-        IN_STAGES["stg"]["grouping"].add("checkpoint")
+    assert stages.pop("") == {"outside the stages"}
     assert stages == IN_STAGES[method]
     calls = {(row["stage"], row["name"]): row["calls"] for row in told["spans"]}
     for result in trainer.result_.stages:
         assert calls[result.name, "backward"] == calls[result.name, "optimizer"] == 10 * result.epochs
         assert calls[result.name, "validation"] == result.epochs
-    text = (tmp_path / "p" / "profile.txt").read_text(encoding="utf-8")
+    text = (directory / "profile.txt").read_text(encoding="utf-8")
     shares = [float(line.split()[-1].rstrip("%")) for line in text.split("torch's operators")[0].splitlines()[4:-1]]
     assert sum(shares) == pytest.approx(100, abs=0.06 * len(shares))
-    assert "aten::addmm" in text
+    operators = {row["name"] for row in told["traced"]["operators"]}
+    assert "aten::addmm" in operators
+    assert {line.split("  ")[0] for line in text.split("\n---")[-1].splitlines()[1:]} <= operators
 
 
-def test_a_profile_changes_nothing_that_is_learned(seed, tmp_path):
-    data = (make(seed), make(seed + 1))
-    with_it = stg(seed, profile=tmp_path).fit(*data)
-    without = stg(seed).fit(*data)
-    for one, other in zip(with_it.models_, without.models_, strict=True):
-        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
-            assert torch.equal(a, b)
+def test_a_profile_changes_nothing_that_is_learned(profiled):
+    method, seed, trainer, _ = profiled
+    without = TRAINERS[method](seed).fit(make(seed), make(seed + 1))
+    assert_same(learned(trainer), learned(without))
 
 
 def test_a_long_run_has_a_short_trace(seed, tmp_path):
-    data = (make(seed), make(seed + 1))
-    sizes = []
-    for epochs in (5, 40):
-        stg(seed, epochs=epochs, snapshot_epochs=[2], num_groups=1, profile=tmp_path / str(epochs)).fit(*data)
+    sizes, options = [], {"snapshot_epochs": [1], "num_groups": 1, "specialised_epochs": 1, "keep_best": False}
+    for epochs in (3, 30):
+        stg(seed, epochs=epochs, profile=tmp_path / str(epochs), **options).fit(make(seed))
         found = events(tmp_path / str(epochs))
         sizes.append(len(found))
         count = Counter(event["name"] for event in found if event["cat"] == "user_annotation")
@@ -120,7 +118,7 @@ def test_a_long_run_has_a_short_trace(seed, tmp_path):
 
 def test_windows_are_bounded_too(seed, tmp_path, monkeypatch):
     monkeypatch.setattr(_profile, "WINDOWS", 2)
-    stg(seed, profile=tmp_path).fit(make(seed), make(seed + 1))
+    stg(seed, profile=tmp_path, epochs=1, specialised_epochs=1).fit(make(seed), make(seed + 1))
     names = {event["name"] for event in events(tmp_path)}
     assert "joint" in names
     assert "group 1" not in names
@@ -130,7 +128,7 @@ def test_windows_are_bounded_too(seed, tmp_path, monkeypatch):
 
 def test_a_run_that_ends_early_leaves_its_profile(seed, tmp_path):
     with pytest.raises(Bomb):
-        stg(seed, Countdown(25), profile=tmp_path).fit(make(seed))
+        stg(seed, Countdown(25), profile=tmp_path, keep_best=False).fit(make(seed))
     assert {event["name"] for event in events(tmp_path)} >= STEP | {"joint"}
     assert "joint" in (tmp_path / "profile.txt").read_text(encoding="utf-8")
     with torch.profiler.profile():  # nothing was left running
@@ -139,7 +137,7 @@ def test_a_run_that_ends_early_leaves_its_profile(seed, tmp_path):
 
 def test_two_profilers_are_refused_and_so_is_no_path(seed, tmp_path):
     with torch.profiler.profile(), pytest.raises(InvalidArgumentError, match="profile must be None while another"):
-        stg(seed, profile=tmp_path).fit(make(seed))
+        stg(seed, profile=tmp_path, keep_best=False).fit(make(seed))
     with pytest.raises(InvalidTypeError, match="profile must be a path or None; got 3"):
         dmtg(seed, profile=3)
 

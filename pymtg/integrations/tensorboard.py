@@ -46,7 +46,7 @@ def add_data_map(
     step: int | None = None,
     tag: str = "data_map",
 ) -> None:
-    """Write a data map: its picture, and histograms of mean, deviation and correctness.
+    """Write a data map: its picture, and histograms of mean, deviation and correctness of what was observed.
 
     Parameters
     ----------
@@ -76,11 +76,12 @@ def add_data_map(
         raise InvalidArgumentError("groups must be of the tasks of data_map; their names differ")
     table = None if groups is None else GroupTable.of(groups)
     writer.add_figure(tag, data_map_figure(data_map, table), step)
+    seen = (data_map.count > 0).cpu().numpy()
     for plane in ("mean", "std", "correctness"):
         values = getattr(data_map, plane).cpu().numpy()
-        _add_histogram(writer, f"{tag}/{plane}", values, step)
+        _add_histogram(writer, f"{tag}/{plane}", values[seen], step)
         for t, name in enumerate(names if len(names) <= MOST_TASKS else ()):
-            _add_histogram(writer, f"{tag}/{plane}/{name}", values[:, t], step)
+            _add_histogram(writer, f"{tag}/{plane}/{name}", values[seen[:, t], t], step)
 
 
 def add_groups(writer: Any, groups: TaskGroups, *, step: int | None = None, tag: str = "memberships") -> None:
@@ -108,6 +109,5 @@ def _check_writer(writer: Any) -> None:
 
 
 def _add_histogram(writer: Any, tag: str, values: np.ndarray, step: int | None) -> None:
-    known = values[np.isfinite(values)]
-    if known.size:  # no histogram of nothing: a task whose labels are all missing
-        writer.add_histogram(tag, known, step)
+    if values.size:  # no histogram of nothing: a task whose labels are all missing
+        writer.add_histogram(tag, values, step)

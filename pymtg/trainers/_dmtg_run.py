@@ -252,13 +252,14 @@ class DMTGRun(Run):
     def own_state(self) -> dict[str, Any]:
         """Return the step, the branches that are left and the trace."""
         trace = {one.name: getattr(self.job.trace, one.name) for one in fields(AssignmentTrace)}
+        trace["probabilities"] = np.stack(trace["probabilities"])  # one tensor in the file, not one an epoch
         return {"step": self.step, "branches": list(self.network.net.branch_ids), "trace": trace}
 
     def load_own(self, state: dict[str, Any]) -> None:
         """Take what :meth:`own_state` returned; branches that were dropped are dropped."""
         self.step = state["step"]
         for name, value in state["trace"].items():
-            setattr(self.job.trace, name, value)
+            setattr(self.job.trace, name, list(value) if name == "probabilities" else value)
         self._whole = copy.deepcopy(self.network)
         _keep_branches(self.network, state["branches"], self.optimizers)
 
