@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pymtg._backend import available_backends, get_backend, set_backend
+    from pymtg._faults import check_errors, debug
     from pymtg.branched_loss import BranchedLoss
     from pymtg.cluster import FuzzyKMeans
     from pymtg.datamap import DataMap
@@ -30,7 +31,9 @@ _HOMES = {
     "TaskGroups": "pymtg.groups",
     "TaskLayout": "pymtg.tasks",
     "available_backends": "pymtg._backend",
+    "check_errors": "pymtg._faults",
     "cluster_tasks": "pymtg.groups",
+    "debug": "pymtg._faults",
     "get_backend": "pymtg._backend",
     "record": "pymtg.hooks",
     "set_backend": "pymtg._backend",
@@ -61,7 +64,9 @@ __all__ = [
     "TaskGroups",
     "TaskLayout",
     "available_backends",
+    "check_errors",
     "cluster_tasks",
+    "debug",
     "get_backend",
     "record",
     "set_backend",

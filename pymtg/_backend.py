@@ -1,22 +1,31 @@
 """Which backends there are, and which one serves given tensors.
 
 A backend is four functions with the contracts of those of the same names in :mod:`pymtg._reference`, plus the devices
-it serves. To add one, add a line to ``_BACKENDS``.
+it serves. To add one, add a line to ``_BACKENDS`` and a place in the order of :mod:`pymtg._dispatch`.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pymtg import _cpp, _reference
+from pymtg._dispatch import preferred
 from pymtg.errors import BackendError, InvalidArgumentError
 
 __all__ = ["available_backends", "get_backend", "set_backend"]
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,30 @@ class Backend:
     record: Callable[..., None]
     scale_gradient: Callable[..., Tensor]
     serves: Callable[[torch.device], bool]
+    gradient: Callable[..., Tensor] | None = None
+    """Given where the backward pass recomputes the gradient: ``cross_entropy`` then leaves what this needs, ``[T]``."""
+    defers: bool = False
+    """Whether bad values are noted (:mod:`pymtg._faults`) and not raised in the call."""
+    available: Callable[[], bool] = _always
+    """Whether it can be used in this process at all."""
+
+
+def _late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module that is imported when it is first called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*arguments, **options)
+
+    return call
+
+
+def _interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on the CPU: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _has_triton() -> bool:
+    return (_interpreted() or torch.cuda.is_available()) and importlib.util.find_spec("triton") is not None
 
 
 _BACKENDS = {
@@ -37,6 +70,16 @@ _BACKENDS = {
         _cpp.record,
         _cpp.scale_gradient,
         lambda device: device.type == "cpu",
+    ),
+    "triton": Backend(
+        _late("pymtg._triton", "cross_entropy"),
+        _late("pymtg._triton", "assigned_cross_entropy"),
+        _late("pymtg._triton", "record"),
+        _reference.scale_gradient,  # for gradients that were not recomputed: never in a step
+        lambda device: device.type == "cuda" or (device.type == "cpu" and _interpreted()),
+        gradient=_late("pymtg._triton", "gradient"),
+        defers=True,
+        available=_has_triton,
     ),
     "reference": Backend(
         _reference.cross_entropy,
@@ -51,8 +94,8 @@ _chosen = _AUTO
 
 
 def available_backends() -> tuple[str, ...]:
-    """Return the names of the backends that this installation has, the preferred first."""
-    return tuple(_BACKENDS)
+    """Return the names of the backends that can be used here: that are installed, and whose device is there."""
+    return tuple(name for name, backend in _BACKENDS.items() if backend.available())
 
 
 def get_backend() -> str:
@@ -73,31 +116,41 @@ def set_backend(name: str | None) -> None:
     ------
     InvalidArgumentError
         If there is no such backend.
+    BackendError
+        If it cannot be used here: a package or a device is not there.
     """
     global _chosen
     _chosen = _checked(_AUTO if name is None else name, "backend")
 
 
 def _checked(name: str, what: str) -> str:
-    if name != _AUTO and name not in _BACKENDS:
-        known = ", ".join([_AUTO, *_BACKENDS])
-        raise InvalidArgumentError(f"{what} must be one of {known}; got {name!r}")
-    return name
+    if name == _AUTO or (name in _BACKENDS and _BACKENDS[name].available()):
+        return name
+    known = ", ".join([_AUTO, *available_backends()])
+    if name in _BACKENDS:
+        raise BackendError(f"{what} must be one of {known}; {name!r} needs a device or a package that is not here")
+    raise InvalidArgumentError(f"{what} must be one of {known}; got {name!r}")
 
 
 def choose_backend(requested: str | None, device: torch.device) -> str:
     """Return the name of the backend that serves tensors on `device`.
 
-    Raises InvalidArgumentError for an unknown name, BackendError if the one asked for does not serve the device.
+    Raises InvalidArgumentError for an unknown name, BackendError if the one asked for does not serve the device or
+    cannot be used here.
     """
     name = _chosen if requested is None else _checked(requested, "backend")
     if name == _AUTO:
-        return next(name for name, backend in _BACKENDS.items() if backend.serves(device))
+        return _first(device.type)
     if not _BACKENDS[name].serves(device):
         raise BackendError(
             f"backend {name!r} does not serve tensors on {device}; leave backend out to choose by device"
         )
     return name
+
+
+@functools.cache
+def _first(device_type: str) -> str:
+    return next(name for name in preferred(device_type) if name in _BACKENDS and _BACKENDS[name].available())
 
 
 def backend_named(name: str) -> Backend:

@@ -30,7 +30,7 @@ from pymtg._reference import id_out_of_range, missing_label, target_out_of_range
 from pymtg.errors import InvalidArgumentError, PymtgError
 from pymtg.tasks import TaskLayout
 
-__all__ = ["Fault", "check", "check_errors", "debug", "debugging", "fault_buffer", "note_probability"]
+__all__ = ["Fault", "check", "check_errors", "debug", "debugging", "fault_buffer", "note"]
 
 SIZE = 8
 
@@ -58,17 +58,18 @@ def fault_buffer(device: torch.device) -> Tensor:
     return buffer
 
 
-def note_probability(bad: Tensor, values: Tensor, layout: TaskLayout) -> None:
-    """Note the first entry of `values` ``[B, T]`` that is marked in `bad` as a fault, without a synchronisation."""
+def note(fault: Fault, bad: Tensor, values: Tensor, layout: TaskLayout, num_samples: int = 0) -> None:
+    """Note the first entry of `values` ``[B, T]`` or ``[B, 1]`` that is marked in `bad`, without a synchronisation."""
     buffer = fault_buffer(values.device)
     if bad.numel() == 0:
         return
     first = bad.flatten().to(torch.uint8).argmax()
-    value = values.flatten().gather(0, first[None]).double().view(torch.int64)
-    tasks = bad.shape[1]
+    value = values.flatten().gather(0, first[None])
+    if value.is_floating_point():
+        value = value.double().view(torch.int64)
     new = torch.zeros_like(buffer)
-    new[0], new[4] = int(Fault.PROBABILITY), layout.handle
-    new[1:2], new[2:3], new[3:4] = first // tasks, first % tasks, value
+    new[0], new[4], new[5] = int(fault), layout.handle, num_samples
+    new[1], new[2], new[3:4] = first // bad.shape[1], first % bad.shape[1], value
     buffer.copy_(torch.where((buffer[0] == 0) & bad.any(), new, buffer))
 
 

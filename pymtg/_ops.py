@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pymtg._backend import backend_named
+from pymtg._faults import check, debugging
 from pymtg._reference import MapState
 from pymtg.tasks import TaskLayout
 
@@ -25,6 +26,10 @@ _library.define(  # type: ignore[no-untyped-call]
     "str backend, bool need_gradient) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(  # type: ignore[no-untyped-call]
+    "recomputed_gradient(Tensor left, Tensor logits, Tensor targets, Tensor upstream, Tensor? weights, int layout, "
+    "int ignore_index, str backend) -> Tensor"
+)
+_library.define(  # type: ignore[no-untyped-call]
     "scale_gradient(Tensor gradient, Tensor upstream, int layout, str backend) -> Tensor"
 )
 
@@ -34,6 +39,11 @@ _compiled_for: dict[int, TaskLayout] = {}
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that losses and gradients of logits of `dtype` are computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def recomputes(backend: str) -> bool:
+    """Whether a backend recomputes gradients in the backward pass."""
+    return backend_named(backend).gradient is not None
 
 
 def in_backward() -> bool:
@@ -57,7 +67,7 @@ def _multitask_cross_entropy(
     state = None
     if words is not None and counts is not None and rejected is not None and not in_backward():
         state = MapState(words, counts, rejected)
-    return backend_named(backend).cross_entropy(
+    result = backend_named(backend).cross_entropy(
         logits,
         targets,
         TaskLayout.with_handle(layout),
@@ -67,6 +77,9 @@ def _multitask_cross_entropy(
         sample_ids=sample_ids,
         need_gradient=need_gradient,
     )
+    if debugging():
+        check(logits.device)
+    return result
 
 
 def _multitask_cross_entropy_shapes(
@@ -85,7 +98,8 @@ def _multitask_cross_entropy_shapes(
     # Seen by torch.compile: the compiled graph holds the handle only, for as long as it may be called.
     _compiled_for[layout] = TaskLayout.with_handle(layout)
     dtype = arithmetic_dtype(logits.dtype)
-    shape = tuple(logits.shape) if need_gradient else (0,)
+    left = (targets.shape[1],) if recomputes(backend) else tuple(logits.shape)
+    shape = left if need_gradient else (0,)
     return logits.new_empty(targets.shape[1], dtype=dtype), logits.new_empty(shape, dtype=dtype)
 
 
@@ -98,7 +112,7 @@ def _assigned_cross_entropy(
     backend: str,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return backend_named(backend).assigned_cross_entropy(
+    result = backend_named(backend).assigned_cross_entropy(
         logits,
         targets,
         assignment,
@@ -106,6 +120,9 @@ def _assigned_cross_entropy(
         ignore_index=ignore_index,
         need_gradient=need_gradient,
     )
+    if debugging():
+        check(logits.device)
+    return result
 
 
 def _assigned_cross_entropy_shapes(
@@ -128,6 +145,35 @@ def _assigned_cross_entropy_shapes(
     )
 
 
+def _recomputed_gradient(
+    left: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    upstream: Tensor,
+    weights: Tensor | None,
+    layout: int,
+    ignore_index: int,
+    backend: str,
+) -> Tensor:
+    gradient = backend_named(backend).gradient
+    assert gradient is not None
+    return gradient(left, logits, targets, upstream, weights, TaskLayout.with_handle(layout), ignore_index=ignore_index)
+
+
+def _recomputed_gradient_shapes(
+    left: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    upstream: Tensor,
+    weights: Tensor | None,
+    layout: int,
+    ignore_index: int,
+    backend: str,
+) -> Tensor:
+    _compiled_for[layout] = TaskLayout.with_handle(layout)
+    return logits.new_empty(tuple(logits.shape))
+
+
 def _scale_gradient(gradient: Tensor, upstream: Tensor, layout: int, backend: str) -> Tensor:
     return backend_named(backend).scale_gradient(gradient, upstream, TaskLayout.with_handle(layout))
 
@@ -138,11 +184,14 @@ def _scale_gradient_shapes(gradient: Tensor, upstream: Tensor, layout: int, back
 
 _library.impl("multitask_cross_entropy", _multitask_cross_entropy, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("assigned_cross_entropy", _assigned_cross_entropy, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("recomputed_gradient", _recomputed_gradient, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("scale_gradient", _scale_gradient, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("pymtg::multitask_cross_entropy", _multitask_cross_entropy_shapes, lib=_library)
 torch.library.register_fake("pymtg::assigned_cross_entropy", _assigned_cross_entropy_shapes, lib=_library)
+torch.library.register_fake("pymtg::recomputed_gradient", _recomputed_gradient_shapes, lib=_library)
 torch.library.register_fake("pymtg::scale_gradient", _scale_gradient_shapes, lib=_library)
 
 multitask_cross_entropy = torch.ops.pymtg.multitask_cross_entropy.default
 assigned_cross_entropy = torch.ops.pymtg.assigned_cross_entropy.default
+recomputed_gradient = torch.ops.pymtg.recomputed_gradient.default
 scale_gradient = torch.ops.pymtg.scale_gradient.default

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pymtg import _map_io, _words
+from pymtg import _faults, _map_io, _words
 from pymtg._backend import backend_named, choose_backend
 from pymtg._checks import check_sample_ids
 from pymtg._reference import MapState, check_ids
@@ -131,6 +131,7 @@ class DataMap:
     @property
     def num_rejected(self) -> int:
         """Rows that were left out because a loss of theirs was not finite."""
+        _faults.check(self.device)
         return int(self.state.rejected)
 
     @property
@@ -213,9 +214,15 @@ class DataMap:
             raised, the map is unchanged.
         """
         p, hit, there = self._checked_update(probabilities, sample_ids, correct, valid)
-        refused = (~torch.isfinite(p) & there).any(1)
         serving = backend_named(choose_backend(backend, self.device))
-        serving.record(self.state, p, hit, there, sample_ids.long(), refused)
+        ids = sample_ids.long()
+        if serving.defers:
+            ids = self._noted_update(p, there, ids)
+        else:
+            self._check_values(p, there, ids)
+        serving.record(self.state, p, hit, there, ids, (~torch.isfinite(p) & there).any(1))
+        if serving.defers and _faults.debugging():
+            _faults.check(self.device)
 
     def merge_(self, other: DataMap) -> DataMap:
         """Add another map's observations of the same samples and tasks; exact (Chan et al. 1983). Returns this map.
@@ -234,6 +241,8 @@ class DataMap:
             if ours != theirs:
                 shown = "" if what == "layout" else f"; got {theirs}, this map has {ours}"
                 raise InvalidArgumentError(f"other must have this map's {what}{shown}")
+        for one in (self, other):
+            _faults.check(one.device)
         words, counts, rejected = (tensor.to(self.device) for tensor in other.state)
         self.state.words.copy_(_merged_words(self._now(), Snapshot(0, words, counts, self.ddof)))
         if self.missing:
@@ -279,7 +288,7 @@ class DataMap:
         taken = self.snapshot_epochs
         if taken and epoch <= taken[-1]:
             raise InvalidArgumentError(f"epoch must be later than the last snapshot's ({taken[-1]}); got {epoch}")
-        return self._store.add(Snapshot(epoch, self.state.words, self.state.counts, self.ddof))
+        return self._store.add(self._now(epoch))
 
     # For grouping
 
@@ -330,6 +339,7 @@ class DataMap:
         Snapshots on disk are tensors that map the file; in place of those that were forgotten stand the Gram matrix
         and their epochs.
         """
+        _faults.check(self.device)
         plain: dict[str, Any] = {"layout": self.layout.to_dict(), "ddof": self.ddof}
         if self.snapshot_kind != "memory":
             plain["snapshots"] = self.snapshot_kind
@@ -413,8 +423,9 @@ class DataMap:
         data_map.load_state_dict(state)
         return data_map
 
-    def _now(self) -> Snapshot:
-        return Snapshot(-1, self.state.words, self.state.counts, self.ddof)
+    def _now(self, epoch: int = -1) -> Snapshot:
+        _faults.check(self.device)
+        return Snapshot(epoch, self.state.words, self.state.counts, self.ddof)
 
     def _checked_update(
         self, probabilities: Tensor, sample_ids: Tensor, correct: Tensor | None, valid: Tensor | None
@@ -431,16 +442,32 @@ class DataMap:
         p = probabilities.detach().float()
         there = torch.ones_like(p, dtype=torch.bool) if valid is None else _mask(valid, "valid", p)
         hit = p > 0.5 if correct is None else _mask(correct, "correct", p)
-        if bool((there & ((p < 0) | (p > 1)) & torch.isfinite(p)).any()):
-            value = p[there & ((p < 0) | (p > 1))][0].item()
-            raise InvalidArgumentError(f"probabilities must lie in [0, 1]; got {value}")
+        return p, hit, there
+
+    def _check_values(self, p: Tensor, there: Tensor, ids: Tensor) -> None:
+        if bool(_outside(p, there).any()):
+            raise InvalidArgumentError(f"probabilities must lie in [0, 1]; got {p[_outside(p, there)][0].item()}")
         if not self.missing and not bool(there.all()):
             raise MissingLabelError(
                 "valid marks missing labels, and the data map was built for complete labels; "
                 "build it with DataMap(..., missing=True)"
             )
-        check_ids(sample_ids, self.num_samples)
-        return p, hit, there
+        check_ids(ids, self.num_samples)
+
+    def _noted_update(self, p: Tensor, there: Tensor, ids: Tensor) -> Tensor:
+        """Note what is wrong without reading it; return ids that leave the rows concerned out: -1."""
+        outside, stray = _outside(p, there), (ids < 0) | (ids >= self.num_samples)
+        _faults.note(_faults.Fault.PROBABILITY, outside, p, self.layout)
+        _faults.note(_faults.Fault.SAMPLE_ID, stray[:, None], ids[:, None], self.layout, self.num_samples)
+        bad = outside.any(1) | stray
+        if not self.missing:
+            _faults.note(_faults.Fault.MISSING, ~there, p, self.layout)
+            bad |= ~there.all(1)
+        return torch.where(bad, -1, ids)
+
+
+def _outside(p: Tensor, there: Tensor) -> Tensor:
+    return there & ((p < 0) | (p > 1)) & torch.isfinite(p)
 
 
 def _kind(value: Any) -> str:

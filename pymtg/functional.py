@@ -56,7 +56,7 @@ def multitask_cross_entropy(
     sample_ids
         ``[B]`` positions in the data map, int64 or int32. Needed with a data map, otherwise not looked at.
     backend
-        ``"cpp"`` or ``"reference"``; by default the fastest that serves the logits' device.
+        One of :func:`pymtg.available_backends`; by default the fastest that serves the logits' device.
 
     Returns
     -------
@@ -74,6 +74,12 @@ def multitask_cross_entropy(
         For an id outside the map.
     MissingLabelError
         For a missing label met by a map of complete labels. Whatever is raised, the map is unchanged.
+
+    Notes
+    -----
+    On a GPU a label or an id out of range does not stop the host: that row is not recorded, the losses concerned are
+    NaN, and the error is raised where the host next reads a data map, by :func:`pymtg.check_errors`, or at once under
+    :class:`pymtg.debug`.
     """
     name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
     words, counts, rejected, ids = _state(data_map, sample_ids)
@@ -128,7 +134,11 @@ def _total(losses: Tensor, task_weights: Tensor | None) -> Tensor:
 
 
 class _Losses(torch.autograd.Function):
-    """[T] losses. The forward leaves the gradient for an upstream gradient of ones; the backward scales it."""
+    """[T] losses. The forward leaves the gradient for an upstream gradient of ones; the backward scales it.
+
+    Or, where the backend recomputes it, the logits: the backward then computes it once, for the upstream gradient at
+    hand, rounded once to the logits' dtype.
+    """
 
     @staticmethod
     def forward(
@@ -147,17 +157,20 @@ class _Losses(torch.autograd.Function):
         losses, gradient = _ops.multitask_cross_entropy(
             logits, targets, None, sample_ids, words, counts, rejected, layout, ignore_index, backend, True
         )
-        ctx.save_for_backward(gradient)
-        ctx.layout, ctx.backend, ctx.dtype = layout, backend, logits.dtype
+        ctx.layout, ctx.backend, ctx.dtype, ctx.ignore_index = layout, backend, logits.dtype, ignore_index
+        _keep(ctx, gradient, logits, targets, None)
         if not torch.compiler.is_compiling():
             ctx.keep = TaskLayout.with_handle(layout)  # the caller may drop it before the backward pass
         return losses
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        if not known_ones(upstream):
-            gradient = _ops.scale_gradient(gradient, upstream.detach(), ctx.layout, ctx.backend)
+        if ctx.recomputes:
+            gradient = _recomputed(ctx, upstream)
+        else:
+            (gradient,) = ctx.saved_tensors
+            if not known_ones(upstream):
+                gradient = _ops.scale_gradient(gradient, upstream.detach(), ctx.layout, ctx.backend)
         return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None
 
 
@@ -181,8 +194,10 @@ class _WeightedTotal(torch.autograd.Function):
         losses, gradient = _ops.multitask_cross_entropy(
             logits, targets, task_weights, sample_ids, words, counts, rejected, layout, ignore_index, backend, True
         )
-        ctx.save_for_backward(gradient)
-        ctx.dtype = logits.dtype
+        ctx.layout, ctx.backend, ctx.dtype, ctx.ignore_index = layout, backend, logits.dtype, ignore_index
+        _keep(ctx, gradient, logits, targets, task_weights)
+        if not torch.compiler.is_compiling():
+            ctx.keep = TaskLayout.with_handle(layout)  # the caller may drop it before the backward pass
         ctx.mark_non_differentiable(losses)
         ctx.set_materialize_grads(False)  # no zeros for the losses that nothing flows back from
         return _total(losses, task_weights), losses
@@ -191,10 +206,30 @@ class _WeightedTotal(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if upstream is None:
             return (None,) * 10
-        (gradient,) = ctx.saved_tensors
-        if not known_ones(upstream):
-            gradient = gradient * upstream.detach()
+        if ctx.recomputes:
+            gradient = _recomputed(ctx, upstream)
+        else:
+            (gradient,) = ctx.saved_tensors
+            if not known_ones(upstream):
+                gradient = gradient * upstream.detach()
         return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None, None
+
+
+def _keep(ctx: Any, left: Tensor, logits: Tensor, targets: Tensor, task_weights: Tensor | None) -> None:
+    """Save for the backward pass what the operator left, and what a recomputation needs beside."""
+    ctx.recomputes = _ops.recomputes(ctx.backend)
+    if ctx.recomputes:
+        ctx.save_for_backward(left, logits, targets, task_weights)
+    else:
+        ctx.save_for_backward(left)
+
+
+def _recomputed(ctx: Any, upstream: Tensor) -> Tensor:
+    left, logits, targets, task_weights = ctx.saved_tensors
+    gradient: Tensor = _ops.recomputed_gradient(
+        left, logits, targets, upstream.detach(), task_weights, ctx.layout, ctx.ignore_index, ctx.backend
+    )
+    return gradient
 
 
 def _check(
