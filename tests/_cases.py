@@ -78,12 +78,25 @@ class Case:
     upstream: Tensor
     ignore_index: int
 
+    def to(self, device: torch.device | str) -> Case:
+        """Return the case on a device, strides kept."""
+        if self.logits.device == torch.device(device):
+            return self
+        logits, targets = (_on(values, device) for values in (self.logits.detach(), self.targets))
+        return Case(self.layout, logits.requires_grad_(), targets, self.upstream.to(device), self.ignore_index)
+
     def __str__(self) -> str:
         return (
             f"{self.logits.dtype} {list(self.logits.shape)} strides {self.logits.stride()}, "
             f"{self.targets.dtype} strides {self.targets.stride()}, ignore_index {self.ignore_index}, "
             f"classes {self.layout.num_classes}"
         )
+
+
+def _on(values: Tensor, device: torch.device | str) -> Tensor:
+    """Return a copy on a device that keeps strides and offset, and with them what lies around the values."""
+    storage = torch.empty(0, dtype=values.dtype).set_(values.untyped_storage())
+    return storage.to(device).as_strided(values.shape, values.stride(), values.storage_offset())
 
 
 def random_case(

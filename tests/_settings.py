@@ -12,6 +12,7 @@ BACKENDS = ("cpp", "reference")
 LOGIT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8, torch.bool, torch.int16, torch.int8)
 ISAS = ("base", "avx2", "avx512")
+TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def new_seed() -> int:

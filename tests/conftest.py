@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from _settings import BACKENDS, new_seed
+from _settings import BACKENDS, TRITON_INTERPRETED, new_seed
+
+# Triton reads the variable when it is imported: these run in a process of their own (test_triton.py).
+collect_ignore = [] if TRITON_INTERPRETED else ["triton_interpreted"]
 
 
 @pytest.fixture

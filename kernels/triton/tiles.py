@@ -1,8 +1,8 @@
 """How the tasks of a layout are cut into tiles: what one program of a kernel works on.
 
 A tile is a run of adjacent tasks, padded to one number of classes, a power of two: ``[rows, tasks, classes]`` with
-masks. Adjacent, so that a tile reads adjacent logits, targets and results. A task of more than ``WIDEST`` classes is a tile of
-its own, read in chunks.
+masks. Adjacent, so that a tile reads adjacent logits, targets and results. A task of more than ``WIDEST`` classes is a
+tile of its own, read in chunks.
 """
 
 from __future__ import annotations
