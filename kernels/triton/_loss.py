@@ -183,7 +183,7 @@ def _note_target(
 ):  # fmt: skip
     """Look for the first faulty label of a tile once more, and note it: off the path of batches without."""
     best = tl.full((), 2**62, tl.int64)
-    for step in range(block_rows):
+    for step in range(tl.minimum(block_rows, num_rows - start)):
         row = start + step + tl.arange(0, 1)
         for place in range(0, tasks, NOTE_TASKS):
             task = first_task + place + tl.arange(0, NOTE_TASKS)

@@ -151,9 +151,9 @@ def _finish(
         mask = (one < num_blocks)[:, None] & in_range[None, :]
         total += tl.sum(tl.load(sums + at, mask, other=0.0).to(tl.float64), 0)
         count += tl.sum(tl.load(counts + at, mask, other=0).to(tl.int64), 0)
-    found = tl.maximum(count, 1).to(tl.float64)
-    tl.store(losses + task, (total / found).to(losses.dtype.element_ty), in_range)
-    tl.store(labels + task, found.to(labels.dtype.element_ty), in_range)
+    found = tl.maximum(count, 1).to(labels.dtype.element_ty)
+    tl.store(losses + task, total.to(losses.dtype.element_ty) / found, in_range)
+    tl.store(labels + task, found, in_range)
 
 
 @triton.jit(do_not_specialize=["num_samples", "finish_programs"])

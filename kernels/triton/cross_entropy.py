@@ -190,7 +190,7 @@ def _blocks(plan: Plan, rows: int) -> tuple[int, int]:
 
     Small batches make many small blocks, so that all of the device has work; large ones few, whose sums are few.
     """
-    least = max(1, _LANES // plan.most_lanes)
+    least = min(max(1, _LANES // plan.most_lanes), triton.next_power_of_2(rows))
     spread = min(triton.next_power_of_2(triton.cdiv(rows * plan.num_tiles, 8192)), 64)
     block_rows = max(least, spread, triton.next_power_of_2(triton.cdiv(rows, _MOST_BLOCKS)))
     return block_rows, triton.cdiv(rows, block_rows)

@@ -1,0 +1,164 @@
+"""Triton's kernels on a machine without a GPU: by its interpreter, and through its compiler to machine code.
+
+The interpreter does not see what only the compiler refuses; the compiler runs nothing. ``tests/gpu`` has the rest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pymtg import TaskLayout
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in this process"),
+]
+LONG = bool(os.environ.get("PYMTG_TEST_LONG"))
+HERE = Path(__file__).parent
+LAYOUTS = {
+    "ones": [1] * 600,
+    "tens": [10] * 100,
+    "wide": [1500],
+    "ragged": [1, 3, 1, 30, 2, 2],
+}
+FEW = ("tens", "ragged")
+
+
+@pytest.mark.timeout(1500)
+def test_interpreted() -> None:
+    """A process of its own: Triton reads the variable when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "triton_interpreted"],
+        cwd=HERE,
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > 80
+
+
+def test_not_imported_without_a_device() -> None:
+    code = (
+        "import sys, torch, pymtg\n"
+        "layout = pymtg.TaskLayout.binary(['a'])\n"
+        "pymtg.MultiTaskLoss(layout)(torch.zeros(2, 1), torch.ones(2, 1).long())\n"
+        "assert not any(name.split('.')[0] == 'triton' for name in sys.modules), 'imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Launches:
+    """The launches that a call makes, kept instead of made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from pymtg.kernels.triton import _gradient, _loss, _record
+
+        self.kept: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        for kernel in (_loss.loss_kernel, _gradient.gradient_kernel, _record.finish_kernel, _record.link_kernel):
+            monkeypatch.setattr(kernel, "run", self._keeper(kernel))
+
+    def _keeper(self, kernel: Any) -> Any:
+        def keep(*arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+            assert len(grid) == 1
+            assert 0 < grid[0] < 2**31
+            self.kept.append((kernel, arguments, options))
+
+        return keep
+
+
+def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any]], capability: int) -> Any:
+    """Compile a kernel as Triton would for a launch on such a device: constants, types, divisibility."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.runtime.jit import mangle_type
+
+    kernel, arguments, options = launch
+    names = kernel.arg_names
+    signature, constants, attributes = {}, {}, {}
+    general = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+    values = dict(zip(names, arguments, strict=False)) | {name: options[name] for name in names if name in options}
+    assert set(values) == set(names)
+    for place, name in enumerate(names):
+        value = values[name]
+        one = isinstance(value, int) and value == 1 and name not in general
+        if name in options or value is None or one:
+            signature[name], constants[(place,)] = "constexpr", value
+            continue
+        signature[name] = mangle_type(value)
+        if name not in general and (isinstance(value, torch.Tensor) or value % 16 == 0):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": options["num_warps"]})
+
+
+def report_of(kernel: Any, capability: int, folder: Path) -> str:
+    """Return what ptxas says of registers and spills."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    path = folder / "kernel.ptx"
+    path.write_text(kernel.asm["ptx"])
+    name = re.findall(r"\.target (sm_\w+)", kernel.asm["ptx"])[0]
+    done = subprocess.run(
+        [get_ptxas(capability).path, "-v", f"--gpu-name={name}", str(path), "-o", str(folder / "kernel.cubin")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", LAYOUTS if LONG else FEW)
+def test_compiles_without_spills(
+    name: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """Every kernel, as launched for losses, gradient and map: machine code, nothing in local memory."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    launches = Launches(monkeypatch)
+    every_launch(LAYOUTS[name], weighted=name == "ragged", missing=name == "ragged")
+    assert len(launches.kept) == 5
+    for launch in launches.kept:
+        kernel = compiled(launch, capability)
+        assert kernel.asm["cubin"]
+        report = report_of(kernel, capability, tmp_path)
+        assert "0 bytes spill stores, 0 bytes spill loads" in report, report
+        assert "0 bytes stack frame" in report, report
+        (registers,) = re.findall(r"Used (\d+) registers", report)
+        assert int(registers) <= 168, "fewer than three programs of 128 threads fit a multiprocessor"
+
+
+def every_launch(classes: list[int], *, weighted: bool, missing: bool) -> None:
+    """Launch loss, map and gradient of a batch, and the map's update alone."""
+    from pymtg import DataMap
+    from pymtg._triton import cross_entropy, gradient, record
+
+    rows = 256
+    layout = TaskLayout(
+        [f"task{t}" for t in range(len(classes))],
+        classes,
+        [2.0 if c == 1 else None for c in classes] if weighted else None,
+        [[2.0] * c if c > 1 else None for c in classes] if weighted else None,
+    )
+    logits = torch.zeros(rows, layout.num_logits, dtype=torch.bfloat16)
+    targets = torch.zeros(rows, len(classes), dtype=torch.long if weighted else torch.uint8)
+    ids = torch.arange(rows)
+    data_map = DataMap(1000, layout, missing=missing)
+    _, left = cross_entropy(logits, targets, layout, state=data_map.state, sample_ids=ids)
+    weights = torch.ones(len(classes)) if weighted else None
+    gradient(left, logits, targets, torch.ones(()) if weighted else left, weights, layout)
+    p = torch.zeros(rows, len(classes))
+    record(data_map.state, p, p > 0, p >= 0, ids)
