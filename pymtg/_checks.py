@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from pymtg._reference import MapState
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
+
+if TYPE_CHECKING:
+    from pymtg.datamap import DataMap
 
 LOGIT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8, torch.bool, torch.int16, torch.int8)
@@ -58,3 +64,38 @@ def check_sample_ids(sample_ids: Tensor, rows: int, device: torch.device) -> Non
         raise InvalidArgumentError(f"sample_ids must be [{rows}], one per row; got {list(sample_ids.shape)}")
     if sample_ids.device != device:
         raise InvalidArgumentError(f"sample_ids must be on {device}; they are on {sample_ids.device}")
+
+
+def check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids: Tensor | None) -> None:
+    """Raise unless the map fits the layout and the logits' device, and there are ids for it."""
+    if not isinstance(getattr(data_map, "state", None), MapState):
+        raise InvalidTypeError(f"data_map must be a DataMap; got {type(data_map).__name__}")
+    if data_map.layout is not layout and data_map.layout != layout:
+        raise InvalidArgumentError(
+            f"data_map must have the layout of the loss; it has {data_map.layout.num_tasks} tasks "
+            f"({data_map.layout.num_logits} logits), the loss {layout.num_tasks} ({layout.num_logits} logits)"
+            if data_map.layout.num_classes != layout.num_classes
+            else "data_map must have the layout of the loss; theirs differ in names or weights"
+        )
+    if data_map.device != logits.device:
+        raise InvalidArgumentError(
+            f"data_map must be on the logits' device {logits.device}; it is on {data_map.device}"
+        )
+    if sample_ids is None:
+        raise InvalidArgumentError("sample_ids must be given with a data map; got None")
+    check_sample_ids(sample_ids, logits.shape[0], logits.device)
+
+
+def check_task_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:
+    """Raise unless the weights are constant floating-point numbers ``[T]`` on the logits' device."""
+    if not isinstance(task_weights, Tensor) or not task_weights.is_floating_point():
+        got = task_weights.dtype if isinstance(task_weights, Tensor) else type(task_weights).__name__
+        raise InvalidTypeError(f"task_weights must be a floating-point tensor; got {got}")
+    if task_weights.shape != (layout.num_tasks,):
+        raise InvalidArgumentError(f"task_weights must be [{layout.num_tasks}]; got {list(task_weights.shape)}")
+    if task_weights.device != logits.device:
+        raise InvalidArgumentError(f"task_weights must be on {logits.device}; they are on {task_weights.device}")
+    if task_weights.requires_grad:
+        raise InvalidArgumentError(
+            "task_weights must not require a gradient; use (w * multitask_cross_entropy(...)).sum() to learn them"
+        )

@@ -82,7 +82,7 @@ def cross_entropy(
         assert sample_ids is not None
         check_ids(sample_ids, state.words.shape[0])
         if not state.missing:
-            _check_complete(valid, layout)
+            check_complete(valid, layout)
 
     per_row, slope, label_weight, gold, right = _row_losses(x, y, valid, columns, layout)
     count = _label_counts(valid, x.dtype)
@@ -268,7 +268,8 @@ def check_ids(ids: Tensor, num_samples: int) -> None:
         raise id_out_of_range(row, int(ids[row]), num_samples)
 
 
-def _check_complete(valid: Tensor, layout: TaskLayout) -> None:
+def check_complete(valid: Tensor, layout: TaskLayout) -> None:
+    """Raise MissingLabelError for the first label that is not there."""
     if not valid.all():
         row, task = (~valid).nonzero()[0].tolist()
         raise missing_label(layout, row, task)

@@ -10,16 +10,22 @@ from torch import Tensor
 from pymtg import _ops
 from pymtg._assigned import assigned_cross_entropy
 from pymtg._backend import choose_backend
-from pymtg._checks import check_kinds, check_sample_ids, check_targets
+from pymtg._checks import check_kinds, check_map, check_targets, check_task_weights
+from pymtg._linear import linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy
 from pymtg._once import known_ones, once
-from pymtg._reference import MapState
-from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
     from pymtg.datamap import DataMap
 
-__all__ = ["assigned_cross_entropy", "multitask_cross_entropy", "weighted_multitask_cross_entropy"]
+__all__ = [
+    "assigned_cross_entropy",
+    "linear_multitask_cross_entropy",
+    "multitask_cross_entropy",
+    "weighted_linear_multitask_cross_entropy",
+    "weighted_multitask_cross_entropy",
+]
 
 
 def multitask_cross_entropy(
@@ -110,7 +116,7 @@ def weighted_multitask_cross_entropy(
     """
     name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
     if task_weights is not None:
-        _check_weights(task_weights, layout, logits)
+        check_task_weights(task_weights, layout, logits)
     words, counts, rejected, ids = _state(data_map, sample_ids)
     need_gradient = logits.requires_grad and torch.is_grad_enabled()
     if need_gradient:
@@ -247,38 +253,5 @@ def _check(
         raise InvalidArgumentError(f"logits must be [B, {layout.num_logits}] for this layout; got {list(logits.shape)}")
     check_targets(targets, logits.shape[0], layout, logits.device)
     if data_map is not None:
-        _check_map(logits, layout, data_map, sample_ids)
+        check_map(logits, layout, data_map, sample_ids)
     return choose_backend(backend, logits.device)
-
-
-def _check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids: Tensor | None) -> None:
-    if not isinstance(getattr(data_map, "state", None), MapState):
-        raise InvalidTypeError(f"data_map must be a DataMap; got {type(data_map).__name__}")
-    if data_map.layout is not layout and data_map.layout != layout:
-        raise InvalidArgumentError(
-            f"data_map must have the layout of the loss; it has {data_map.layout.num_tasks} tasks "
-            f"({data_map.layout.num_logits} logits), the loss {layout.num_tasks} ({layout.num_logits} logits)"
-            if data_map.layout.num_classes != layout.num_classes
-            else "data_map must have the layout of the loss; theirs differ in names or weights"
-        )
-    if data_map.device != logits.device:
-        raise InvalidArgumentError(
-            f"data_map must be on the logits' device {logits.device}; it is on {data_map.device}"
-        )
-    if sample_ids is None:
-        raise InvalidArgumentError("sample_ids must be given with a data map; got None")
-    check_sample_ids(sample_ids, logits.shape[0], logits.device)
-
-
-def _check_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:
-    if not isinstance(task_weights, Tensor) or not task_weights.is_floating_point():
-        got = task_weights.dtype if isinstance(task_weights, Tensor) else type(task_weights).__name__
-        raise InvalidTypeError(f"task_weights must be a floating-point tensor; got {got}")
-    if task_weights.shape != (layout.num_tasks,):
-        raise InvalidArgumentError(f"task_weights must be [{layout.num_tasks}]; got {list(task_weights.shape)}")
-    if task_weights.device != logits.device:
-        raise InvalidArgumentError(f"task_weights must be on {logits.device}; they are on {task_weights.device}")
-    if task_weights.requires_grad:
-        raise InvalidArgumentError(
-            "task_weights must not require a gradient; use (w * multitask_cross_entropy(...)).sum() to learn them"
-        )

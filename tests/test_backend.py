@@ -87,6 +87,16 @@ def test_the_chosen_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == ["cpp", "cpp", "reference", "cpp"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its device is there")
+def test_a_backend_whose_device_is_not_there() -> None:
+    message = "backend must be one of auto, cpp, reference; 'triton' needs a device or a package that is not here"
+    with pytest.raises(BackendError, match=message):
+        pymtg.set_backend("triton")
+    with pytest.raises(BackendError, match=message):
+        choose_backend("triton", CPU)
+    assert "triton" not in pymtg.available_backends()
+
+
 @pytest.mark.parametrize("name", ["CPP", "", "cuda?", 3])
 def test_unknown_names(name: object) -> None:
     message = f"backend must be one of auto, {', '.join(BACKENDS)}; got {name!r}"

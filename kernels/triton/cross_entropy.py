@@ -143,7 +143,7 @@ def _finish(
     else:
         blocks, tasks = partial[0].shape
         finish_tasks = min(triton.next_power_of_2(tasks), 128)
-        finish_blocks = min(triton.next_power_of_2(blocks), 2048 // finish_tasks)
+        finish_blocks = min(triton.next_power_of_2(blocks), 1024 // finish_tasks)
         programs = triton.cdiv(tasks, finish_tasks)
     record_programs, batch, record_tasks, record_rows = 0, 0, 1, 1
     words = counts = rejected = gold

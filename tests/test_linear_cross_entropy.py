@@ -1,0 +1,222 @@
+"""The fused linear head: losses, gradients and maps of the logits materialised, without their memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from _cases import random_case, random_layout
+from torch import Tensor
+
+from pymtg import DataMap, TaskLayout
+from pymtg.errors import BackendError, InvalidArgumentError, InvalidTypeError, MissingLabelError, SampleIdError
+from pymtg.functional import (
+    linear_multitask_cross_entropy,
+    multitask_cross_entropy,
+    weighted_linear_multitask_cross_entropy,
+)
+
+CLASSES = [1, 4, 2, 1, 1, 7, 3]
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def head(
+    layout: TaskLayout, rows: int, dtype: torch.dtype, generator: torch.Generator, *, bias: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    made = [torch.randn(rows, 6, generator=generator), torch.randn(layout.num_logits, 6, generator=generator)]
+    made += [torch.randn(layout.num_logits, generator=generator)] if bias else []
+    made = [one.to(dtype).requires_grad_() for one in made]
+    return made[0], made[1], made[2] if bias else None
+
+
+def gradients(total: Tensor, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(total, [tensor for tensor in tensors if tensor is not None])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("max_columns", [None, 1, 6])
+def test_as_materialised(
+    dtype: torch.dtype, bias: bool, max_columns: int | None, backend: str, generator: torch.Generator
+) -> None:
+    layout = random_layout(CLASSES, generator, weighted=True)
+    case = random_case(layout, 11, generator, dtype=dtype, missing="some")
+    tensors = head(layout, 11, dtype, generator, bias=bias)
+    options: dict[str, Any] = {"ignore_index": case.ignore_index, "backend": backend}
+    expected = multitask_cross_entropy(F.linear(*tensors), case.targets, layout, **options)
+    got = linear_multitask_cross_entropy(*tensors, case.targets, layout, max_columns=max_columns, **options)
+    close = {"rtol": TOLERANCES[dtype], "atol": TOLERANCES[dtype]}
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    wanted = gradients((expected * case.upstream).sum(), tensors)
+    torch.testing.assert_close(gradients((got * case.upstream).sum(), tensors), wanted, **close)
+    total, losses = weighted_linear_multitask_cross_entropy(
+        *tensors, case.targets, layout, case.upstream.abs(), max_columns=max_columns, **options
+    )
+    torch.testing.assert_close(losses, got.detach(), rtol=1e-5, atol=1e-5)
+    assert not losses.requires_grad
+    expected = multitask_cross_entropy(F.linear(*tensors), case.targets, layout, **options)
+    wanted = gradients(2 * (expected * case.upstream.abs()).sum(), tensors)
+    torch.testing.assert_close(gradients(2 * total, tensors), wanted, **close)
+
+
+def test_gradcheck(backend: str, generator: torch.Generator) -> None:
+    layout = random_layout([1, 3, 2], generator, weighted=True)
+    targets = random_case(layout, 4, generator, missing="some").targets
+    tensors = head(layout, 4, torch.float64, generator)
+    weights = torch.rand(3, generator=generator)
+    assert torch.autograd.gradcheck(
+        lambda *x: linear_multitask_cross_entropy(*x, targets, layout, max_columns=3, backend=backend), tensors
+    )
+    assert torch.autograd.gradcheck(
+        lambda *x: weighted_linear_multitask_cross_entropy(
+            *x, targets, layout, weights, max_columns=3, backend=backend
+        )[0],
+        tensors,
+    )
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_map(missing: bool, weighted: bool, backend: str, generator: torch.Generator) -> None:
+    """Duplicates, missing labels, a row with a loss that is not finite in one chunk only; several batches."""
+    layout = random_layout(CLASSES, generator, weighted=True)
+    maps = [DataMap(8, layout, missing=missing) for _ in range(2)]
+    for _ in range(4):
+        case = random_case(layout, 12, generator, missing="some" if missing else "none")
+        features, weight, bias = (one.detach() for one in head(layout, 12, torch.float32, generator))
+        features[3, 0] = torch.nan
+        ids = torch.randint(8, (12,), generator=generator)
+        arguments = {"sample_ids": ids, "backend": backend, "ignore_index": case.ignore_index}
+        function = weighted_linear_multitask_cross_entropy if weighted else linear_multitask_cross_entropy
+        function(features, weight, bias, case.targets, layout, data_map=maps[0], max_columns=5, **arguments)
+        multitask_cross_entropy(F.linear(features, weight, bias), case.targets, layout, data_map=maps[1], **arguments)
+    got, expected = maps
+    assert torch.equal(got.count, expected.count)
+    assert torch.equal(got.correctness, expected.correctness)
+    assert got.num_rejected == expected.num_rejected > 0
+    torch.testing.assert_close(got.mean, expected.mean, rtol=1e-6, atol=2e-7)
+    torch.testing.assert_close(got.std, expected.std, rtol=1e-5, atol=5e-7)
+
+
+def test_without_gradients_and_with_some(backend: str, generator: torch.Generator) -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    features, weight, bias = head(layout, 5, torch.float32, generator)
+    targets = torch.zeros(5, 2, dtype=torch.long)
+    for function in (linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy):
+        with torch.no_grad():
+            result = function(features, weight, bias, targets, layout, backend=backend)
+        assert not (result if isinstance(result, Tensor) else result[0]).requires_grad
+        result = function(features, weight.detach(), bias.detach(), targets, layout, backend=backend)
+        total = result.sum() if isinstance(result, Tensor) else result[0]
+        (only,) = torch.autograd.grad(total, features, create_graph=True)
+        expected = multitask_cross_entropy(F.linear(features, weight, bias), targets, layout).sum()
+        torch.testing.assert_close(only, torch.autograd.grad(expected, features)[0])
+        with pytest.raises(BackendError, match="linear_multitask_cross_entropy is differentiable once"):
+            only.square().sum().backward()
+
+
+def test_second_backward(backend: str, generator: torch.Generator) -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    tensors = head(layout, 5, torch.float32, generator)
+    targets = torch.zeros(5, 2, dtype=torch.long)
+    total, _ = weighted_linear_multitask_cross_entropy(*tensors, targets, layout, backend=backend)
+    total.backward(retain_graph=True)
+    first = tensors[1].grad.clone()
+    tensors[1].grad.zero_()
+    total.backward()
+    assert torch.equal(tensors[1].grad, first)
+
+
+def test_autocast(backend: str, generator: torch.Generator) -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    features, weight, bias = head(layout, 5, torch.float32, generator)
+    targets = torch.ones(5, 2, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = linear_multitask_cross_entropy(features, weight, bias, targets, layout, backend=backend)
+        expected = multitask_cross_entropy(F.linear(features, weight, bias), targets, layout, backend=backend)
+    assert torch.equal(got, expected)
+    got.sum().backward()
+    assert weight.grad.dtype == features.grad.dtype == torch.float32
+
+
+def test_empty_batch(backend: str, generator: torch.Generator) -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    features, weight, bias = head(layout, 0, torch.float32, generator)
+    losses = linear_multitask_cross_entropy(
+        features, weight, bias, torch.zeros(0, 2, dtype=torch.long), layout, backend=backend
+    )
+    losses.sum().backward()
+    assert losses.tolist() == [0, 0]
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"features": torch.zeros(2, 3, 4)}, InvalidArgumentError, r"features must be \[B, D\]; got \[2, 3, 4\]"),
+        ({"features": [1.0]}, InvalidTypeError, "features must be a tensor; got list"),
+        ({"weight": torch.zeros(5, 4)}, InvalidArgumentError, r"weight must be \[5, 3\] for this layout; got \[5, 4\]"),
+        ({"weight": torch.zeros(5, 3).double()}, InvalidArgumentError, "weight must be torch.float32 on cpu, as feat"),
+        ({"bias": torch.zeros(4)}, InvalidArgumentError, r"bias must be \[5\]; got \[4\]"),
+        ({"targets": torch.zeros(3, 2).long()}, InvalidArgumentError, r"targets must be \[2, 2\]"),
+        ({"targets": torch.full((2, 2), 9)}, InvalidArgumentError, "row 0, column 0 holds 9"),
+        ({"targets": torch.full((2, 2), -100)}, MissingLabelError, "targets miss the label of task 'a' in row 0"),
+        ({"sample_ids": torch.tensor([0, 7])}, SampleIdError, "row 1 holds 7"),
+        ({"sample_ids": None}, InvalidArgumentError, "sample_ids must be given with a data map"),
+        ({"max_columns": 0}, InvalidArgumentError, "max_columns must be at least 1; got 0"),
+        ({"max_columns": 2.0}, InvalidTypeError, "max_columns must be an integer; got 2.0"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], error: type[Exception], message: str, backend: str) -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    data_map = DataMap(4, layout)
+    arguments: dict[str, Any] = {
+        "features": torch.zeros(2, 3),
+        "weight": torch.zeros(5, 3),
+        "bias": torch.zeros(5),
+        "targets": torch.zeros(2, 2, dtype=torch.long),
+        "layout": layout,
+        "data_map": data_map,
+        "sample_ids": torch.tensor([0, 1]),
+        "max_columns": 2,
+    } | change
+    with pytest.raises(error, match=message):
+        linear_multitask_cross_entropy(**arguments, backend=backend)
+    assert not data_map.state.words.any()
+    assert not data_map.count.any()
+
+
+PEAKS = """
+import resource, torch
+import torch.nn.functional as F
+from pymtg import TaskLayout
+from pymtg.functional import linear_multitask_cross_entropy, multitask_cross_entropy
+
+torch.set_num_threads(1)
+layout = TaskLayout([f"task{t}" for t in range(1500)], [10] * 1500)
+features, weight = torch.randn(1000, 8, requires_grad=True), torch.randn(15000, 8, requires_grad=True)
+targets = torch.zeros(1000, 1500, dtype=torch.uint8)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+linear_multitask_cross_entropy(features[:2], weight, None, targets[:2], layout).sum().backward()
+start = peak()
+(2 * linear_multitask_cross_entropy(features, weight, None, targets, layout)).sum().backward()
+fused = peak() - start
+(2 * multitask_cross_entropy(F.linear(features, weight), targets, layout)).sum().backward()
+print(fused * 1024, (peak() - start) * 1024, 1000 * 15000 * 4)
+"""
+
+
+def test_peak_memory() -> None:
+    """A process of its own: its peak grows by a fraction of what it grows by where the logits are materialised."""
+    done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)
+    fused, materialised, logits = map(int, done.stdout.split())
+    assert materialised > logits
+    assert fused < materialised / 5
