@@ -83,7 +83,9 @@ def check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids:
         )
     if sample_ids is None:
         raise InvalidArgumentError("sample_ids must be given with a data map; got None")
-    check_sample_ids(sample_ids, logits.shape[0], logits.device)
+    # Ids of a map in host memory need not go to the device first.
+    at_home = data_map.storage is not None and getattr(sample_ids, "device", None) == data_map.state.words.device
+    check_sample_ids(sample_ids, logits.shape[0], data_map.state.words.device if at_home else logits.device)
 
 
 def check_task_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pymtg import _ops
 from pymtg._backend import backend_named, choose_backend
+from pymtg._batch_map import batch_map, signed_probabilities
 from pymtg._checks import LOGIT_DTYPES, check_kind, check_kinds, check_map, check_targets, check_task_weights
-from pymtg._once import known_ones, once
+from pymtg._once import in_backward, known_ones, once
 from pymtg._reference import check_complete, check_ids
-from pymtg._words import unpack_right, unpack_values
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -260,18 +260,13 @@ def _forward(
     targets = call.targets[:, chunk.tasks]
     state: tuple[Tensor | None, ...] = (None, None, None, None)
     if seen is not None:
-        rows, tasks = targets.shape
-        # A map of the batch itself: after one observation a mean is the probability.
-        words = torch.zeros((rows, 2, tasks), dtype=torch.int32, device=logits.device)
-        counts = torch.zeros((rows, tasks), dtype=torch.int16, device=logits.device)
-        rejected = torch.zeros(1, dtype=torch.int64, device=logits.device)
-        state = (torch.arange(rows, device=logits.device), words, counts, rejected)
+        batch = batch_map(*targets.shape, logits.device, missing=True)
+        state = (torch.arange(len(targets), device=logits.device), *batch)
     losses, left = _ops.multitask_cross_entropy(
         logits, targets, weights, *state, chunk.layout.handle, call.ignore_index, call.backend, need
     )
     if seen is not None:
-        p = torch.where(counts > 0, unpack_values(words)[0], torch.nan)
-        seen.append(torch.where(unpack_right(words) > 0, -p, p))
+        seen.append(signed_probabilities(batch))
     return losses, left
 
 
@@ -289,7 +284,7 @@ def _gradient(logits: Tensor, chunk: Chunk, call: Call, upstream: Tensor, left: 
 
 
 def _records(data_map: DataMap | None) -> bool:
-    return data_map is not None and not _ops.in_backward()
+    return data_map is not None and not in_backward()
 
 
 def _record(seen: list[Tensor] | None, call: Call, data_map: DataMap | None, sample_ids: Tensor | None) -> None:

@@ -40,3 +40,8 @@ def known_ones(upstream: Tensor) -> bool:
     if torch.compiler.is_compiling() or not upstream.is_cpu or not upstream.is_contiguous():
         return False
     return _cpp.all_ones(upstream)
+
+
+def in_backward() -> bool:
+    """Whether autograd is running a backward pass: a forward seen then is a checkpointed one, computed again."""
+    return torch._C._current_graph_task_id() != -1

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pymtg._backend import backend_named
 from pymtg._faults import check, debugging
+from pymtg._once import in_backward
 from pymtg._reference import MapState
 from pymtg.tasks import TaskLayout
 
@@ -44,11 +45,6 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 def recomputes(backend: str) -> bool:
     """Whether a backend recomputes gradients in the backward pass."""
     return backend_named(backend).gradient is not None
-
-
-def in_backward() -> bool:
-    """Whether autograd is running a backward pass: a forward seen then is a checkpointed one, computed again."""
-    return torch._C._current_graph_task_id() != -1
 
 
 def _multitask_cross_entropy(

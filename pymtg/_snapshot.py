@@ -12,7 +12,7 @@ from torch import Tensor
 from pymtg import _words
 from pymtg.errors import SnapshotsNotKeptError
 
-__all__ = ["ForgottenSnapshot", "Snapshot", "forgotten", "slab_rows"]
+__all__ = ["ForgottenSnapshot", "HostSnapshot", "Snapshot", "forgotten", "slab_rows"]
 
 # Numbers of a plane that are unpacked at once, 4 MB; but so many samples that mirroring a large Gram matrix after each
 # slab costs little.
@@ -84,6 +84,36 @@ class ForgottenSnapshot(Snapshot):
 
     def __repr__(self) -> str:
         return f"ForgottenSnapshot(epoch={self.epoch})"
+
+
+class HostSnapshot(Snapshot):
+    """A snapshot of a map on a GPU, on its way into page-locked host memory; whoever reads it waits for it to be there.
+
+    The copy has its place in the current stream, before whatever is recorded next; only the host does not wait.
+    """
+
+    def __init__(self, epoch: int, words: Tensor, counts: Tensor, ddof: int) -> None:
+        copies = [torch.empty_like(part, device="cpu", pin_memory=part.is_cuda) for part in (words, counts)]
+        for copy, part in zip(copies, (words, counts), strict=True):
+            copy.copy_(part, non_blocking=True)
+        event = torch.cuda.Event() if words.is_cuda else None
+        if event is not None:
+            event.record(torch.cuda.current_stream(words.device))
+        for name, value in (("epoch", epoch), ("ddof", ddof), ("_copies", copies), ("_event", event)):
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("words", "counts"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copies[name == "counts"]
+
+    def __repr__(self) -> str:
+        return f"HostSnapshot(epoch={self.epoch})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Snapshot, (self.epoch, self.words, self.counts, self.ddof)
 
 
 def forgotten(what: str) -> NoReturn:

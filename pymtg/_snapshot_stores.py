@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pymtg._device_gram import device_gram
 from pymtg._ranges import span
-from pymtg._snapshot import ForgottenSnapshot, Snapshot, forgotten
+from pymtg._snapshot import ForgottenSnapshot, HostSnapshot, Snapshot, forgotten
 from pymtg._snapshot_file import FileSnapshot, SnapshotFile
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
@@ -97,6 +98,25 @@ class MemoryStore(SnapshotStore):
         self.snapshots = [
             Snapshot(one.epoch, one.words.to(device), one.counts.to(device), one.ddof) for one in self.snapshots
         ]
+
+
+class HostStore(MemoryStore):
+    """Copies in host memory, page-locked where the map is on a GPU, made while the host goes on."""
+
+    kind = "host"
+
+    def add(self, snapshot: Snapshot) -> Snapshot:
+        if not snapshot.words.is_cuda:
+            return super().add(snapshot)
+        taken = HostSnapshot(snapshot.epoch, snapshot.words, snapshot.counts, snapshot.ddof)
+        self.snapshots.append(taken)
+        return taken
+
+    def empty(self) -> HostStore:
+        return HostStore()
+
+    def to(self, device: torch.device) -> None:
+        pass
 
 
 class GramStore(SnapshotStore):
@@ -191,13 +211,16 @@ def gram_of(num_tasks: int, snapshots: Iterable[Snapshot], gram: Float64Array | 
     with span("gram"):
         gram = new_gram(num_tasks) if gram is None else gram
         for snapshot in snapshots:
+            if snapshot.words.is_cuda:
+                gram += device_gram(num_tasks, snapshot.slabs(), snapshot.words.device).numpy(force=True)
+                continue
             for slab in snapshot.slabs():
                 gram_add(gram, slab)
                 del slab  # or it would be there while the next is read
     return gram
 
 
-KINDS = tuple(store.kind for store in (MemoryStore, GramStore, DiskStore))
+KINDS = tuple(store.kind for store in (MemoryStore, GramStore, DiskStore, HostStore))
 
 
 def new_store(kind: object, directory: str | os.PathLike[str] | None) -> SnapshotStore:
@@ -221,4 +244,6 @@ def new_store(kind: object, directory: str | os.PathLike[str] | None) -> Snapsho
             raise InvalidArgumentError(f"directory must be one that exists; got {os.fspath(directory)!r}")
     if kind == "disk":
         return DiskStore(directory)
+    if kind == "host":
+        return HostStore()
     return GramStore() if kind == "gram" else MemoryStore()

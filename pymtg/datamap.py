@@ -11,11 +11,14 @@ from torch import Tensor
 
 from pymtg import _faults, _map_io, _words
 from pymtg._backend import backend_named, choose_backend
-from pymtg._checks import check_sample_ids
+from pymtg._batch_map import batch_map
+from pymtg._courier import Courier
+from pymtg._map_update import check_values, checked_update, merged_words, note_ids, note_values
+from pymtg._once import in_backward
 from pymtg._reference import MapState, check_ids
 from pymtg._snapshot import Snapshot
 from pymtg._snapshot_stores import SnapshotStore, gram_of, new_store
-from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
@@ -39,20 +42,26 @@ class DataMap:
     layout
         The tasks.
     device
-        Where the state lives: that of the logits it records.
+        Where the logits are that it records; its state lives there too.
     ddof
         0 (the data-map paper's standard deviation) or 1 (that of STG-MTL's released code; 0 at one observation).
     missing
         Whether labels may be missing. Without, the state takes 8 bytes a (sample, task) and 4 a sample; with, 10 bytes
         a (sample, task), and counts stop at 32,767.
     snapshots
-        Where :meth:`snapshot` puts the map as it stands. ``"memory"``: a copy, on the map's device. ``"disk"``: a copy
+        Where :meth:`snapshot` puts the map as it stands. ``"memory"``: a copy, on the map's device. ``"host"``: a copy
+        in host memory; from a GPU it travels while the host goes on. ``"disk"``: a copy
         in a nameless file, memory-mapped and read piece by piece; it goes with the map, however the process ends.
         ``"gram"``: nowhere; its features are added to the ``[T, T]`` float64 matrix of :meth:`gram`, on the CPU, and
         forgotten: all that grouping needs, in an amount of memory that grows neither with the samples nor with the
         snapshots.
     directory
         Where the file of ``snapshots="disk"`` is; by default where temporary files go.
+    storage
+        ``"cpu"`` for a map larger than its `device`'s memory: the state lives in host memory, and the probabilities of
+        a batch travel there, recorded by a thread while the device goes on. They travel as 32-bit numbers, with an
+        error below 7e-8. Sample ids may then be on the CPU. Such a map cannot be recorded into inside
+        ``torch.compile(fullgraph=True)`` or a CUDA graph. None: on `device`.
 
     Raises
     ------
@@ -79,6 +88,7 @@ class DataMap:
         missing: bool = False,
         snapshots: str = "memory",
         directory: str | os.PathLike[str] | None = None,
+        storage: str | None = None,
     ) -> None:
         if isinstance(num_samples, bool) or not isinstance(num_samples, int):
             raise InvalidTypeError(f"num_samples must be an integer; got {num_samples!r}")
@@ -88,18 +98,23 @@ class DataMap:
             raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
         if ddof not in (0, 1):
             raise InvalidArgumentError(f"ddof must be 0 or 1; got {ddof!r}")
+        if storage not in (None, "cpu"):
+            raise InvalidArgumentError(f"storage must be 'cpu' or None; got {storage!r}")
         self._store: SnapshotStore = new_store(snapshots, directory)
         self.layout = layout
         self.ddof = int(ddof)
+        self._device = _resolved(device)
+        home = self._device if storage is None else torch.device("cpu")
         shape = (num_samples, layout.num_tasks)
         with torch.inference_mode(False):  # a map built in inference mode can be recorded into outside it
             self.state = MapState(
-                torch.zeros((num_samples, 2, layout.num_tasks), dtype=torch.int32, device=device),
-                torch.zeros(shape, dtype=torch.int16, device=device)
+                torch.zeros((num_samples, 2, layout.num_tasks), dtype=torch.int32, device=home),
+                torch.zeros(shape, dtype=torch.int16, device=home)
                 if missing
-                else torch.zeros(num_samples, dtype=torch.int32, device=device),
-                torch.zeros(1, dtype=torch.int64, device=device),
+                else torch.zeros(num_samples, dtype=torch.int32, device=home),
+                torch.zeros(1, dtype=torch.int64, device=home),
             )
+        self._courier = None if storage is None else Courier(self.state)
 
     # What it holds
 
@@ -120,8 +135,13 @@ class DataMap:
 
     @property
     def device(self) -> torch.device:
-        """Where the state lives."""
-        return self.state.words.device
+        """Where the logits are that it records, and its state, unless that is in host memory (:attr:`storage`)."""
+        return self.state.words.device if self._courier is None else self._device
+
+    @property
+    def storage(self) -> str | None:
+        """``"cpu"`` where the state lives in host memory whatever the device, else None."""
+        return None if self._courier is None else "cpu"
 
     @property
     def nbytes(self) -> int:
@@ -131,7 +151,7 @@ class DataMap:
     @property
     def num_rejected(self) -> int:
         """Rows that were left out because a loss of theirs was not finite."""
-        _faults.check(self.device)
+        self._settle()
         return int(self.state.rejected)
 
     @property
@@ -169,7 +189,7 @@ class DataMap:
 
     @property
     def snapshot_kind(self) -> str:
-        """Where snapshots go: ``"memory"``, ``"gram"`` or ``"disk"``."""
+        """Where snapshots go: ``"memory"``, ``"host"``, ``"disk"`` or ``"gram"``."""
         return self._store.kind
 
     def __repr__(self) -> str:
@@ -213,14 +233,19 @@ class DataMap:
             For an id outside the map; for a missing label where the map was built without ``missing=True``. Whatever is
             raised, the map is unchanged.
         """
-        p, hit, there = self._checked_update(probabilities, sample_ids, correct, valid)
+        p, hit, there = checked_update(probabilities, sample_ids, correct, valid, self.num_tasks, self.device)
         serving = backend_named(choose_backend(backend, self.device))
         ids = sample_ids.long()
         if serving.defers:
-            ids = self._noted_update(p, there, ids)
+            ids = note_values(p, there, ids, self.num_samples, self.layout, missing=self.missing)
         else:
-            self._check_values(p, there, ids)
-        serving.record(self.state, p, hit, there, ids, (~torch.isfinite(p) & there).any(1))
+            check_values(p, there, ids, self.num_samples, missing=self.missing)
+        refused = (~torch.isfinite(p) & there).any(1)
+        if self._courier is None:
+            serving.record(self.state, p, hit, there, ids, refused)
+        else:
+            signed = torch.where(hit, -p.abs(), p.abs())
+            self._courier.send(torch.where(there, signed, torch.nan), refused, ids)
         if serving.defers and _faults.debugging():
             _faults.check(self.device)
 
@@ -242,9 +267,9 @@ class DataMap:
                 shown = "" if what == "layout" else f"; got {theirs}, this map has {ours}"
                 raise InvalidArgumentError(f"other must have this map's {what}{shown}")
         for one in (self, other):
-            _faults.check(one.device)
-        words, counts, rejected = (tensor.to(self.device) for tensor in other.state)
-        self.state.words.copy_(_merged_words(self._now(), Snapshot(0, words, counts, self.ddof)))
+            one._settle()
+        words, counts, rejected = (tensor.to(self.state.words.device) for tensor in other.state)
+        self.state.words.copy_(merged_words(self._now(), Snapshot(0, words, counts, self.ddof)))
         if self.missing:
             total = (self.state.counts.int() + counts.int()).clamp(max=_words.MOST_MISSING_COUNTED)
             self.state.counts.copy_(total)
@@ -256,6 +281,8 @@ class DataMap:
 
     def reset(self) -> None:
         """Forget every observation, the snapshots and the number of rejected rows."""
+        if self._courier is not None:
+            self._courier.settle()
         for tensor in self.state:
             tensor.zero_()
         self._store = self._store.empty()
@@ -263,11 +290,12 @@ class DataMap:
     def to(self, device: torch.device | str) -> DataMap:
         """Move the state, and snapshots kept in memory, to a device; those in a file and the Gram matrix stay.
 
-        Returns this map.
+        A state in host memory stays; it then records logits on `device`. Returns this map.
         """
-        target = torch.device(device)
-        self.state = MapState(*(tensor.to(target) for tensor in self.state))
-        self._store.to(target)
+        self._device = target = _resolved(device)
+        if self._courier is None:
+            self.state = MapState(*(tensor.to(target) for tensor in self.state))
+            self._store.to(target)
         return self
 
     def snapshot(self, epoch: int) -> Snapshot:
@@ -339,7 +367,7 @@ class DataMap:
         Snapshots on disk are tensors that map the file; in place of those that were forgotten stand the Gram matrix
         and their epochs.
         """
-        _faults.check(self.device)
+        self._settle()
         plain: dict[str, Any] = {"layout": self.layout.to_dict(), "ddof": self.ddof}
         if self.snapshot_kind != "memory":
             plain["snapshots"] = self.snapshot_kind
@@ -363,7 +391,9 @@ class DataMap:
         store = self._store.empty() if gram is None else self._store.of_gram(*gram)
         for epoch, words, counts in snapshots:
             store.add(Snapshot(epoch, words, counts, self.ddof))
-        store.to(self.device)
+        store.to(self.state.words.device)
+        if self._courier is not None:
+            self._courier.settle()
         for name, tensor in self.state._asdict().items():
             tensor.copy_(state[name])
         self._store = store
@@ -388,6 +418,7 @@ class DataMap:
         device: torch.device | str = "cpu",
         snapshots: str | None = None,
         directory: str | os.PathLike[str] | None = None,
+        storage: str | None = None,
     ) -> DataMap:
         """Read a map that :meth:`save` wrote.
 
@@ -397,7 +428,7 @@ class DataMap:
             The file.
         device
             Where the state is to live.
-        snapshots, directory
+        snapshots, directory, storage
             As for a new map; by default the `snapshots` of the one that was saved.
 
         Raises
@@ -419,80 +450,47 @@ class DataMap:
             missing=state["counts"].dim() == 2,
             snapshots=state.get("snapshots", "memory") if snapshots is None else snapshots,
             directory=directory,
+            storage=storage,
         )
         data_map.load_state_dict(state)
         return data_map
 
-    def _now(self, epoch: int = -1) -> Snapshot:
+    # Between recording and reading
+
+    def _begin(self, sample_ids: Tensor) -> tuple[MapState, Tensor]:
+        """Return the tensors that a loss records a batch into, and the ids to record at."""
+        if self._courier is None:
+            return self.state, sample_ids
+        if not sample_ids.is_cuda:
+            check_ids(sample_ids, self.num_samples)
+        rows = len(sample_ids)
+        batch = batch_map(rows, self.num_tasks, self._device, missing=self.missing)
+        return batch, torch.arange(rows, device=self._device)
+
+    def _end(self, batch: MapState, targets: Tensor, ignore_index: int, sample_ids: Tensor) -> None:
+        """Take a batch that :meth:`_begin` gave tensors for on to where the state is."""
+        if self._courier is None or in_backward():
+            return
+        if sample_ids.is_cuda:
+            sample_ids = note_ids(sample_ids, self.num_samples, self.layout)
+        self._courier.take(batch, targets != ignore_index, sample_ids)
+
+    def _settle(self) -> None:
+        """Raise what went wrong on the device, and have everything recorded that is on its way."""
         _faults.check(self.device)
+        if self._courier is not None:
+            self._courier.settle()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._courier is not None:
+            self._courier.settle()
+        return self.__dict__.copy()
+
+    def _now(self, epoch: int = -1) -> Snapshot:
+        self._settle()
         return Snapshot(epoch, self.state.words, self.state.counts, self.ddof)
 
-    def _checked_update(
-        self, probabilities: Tensor, sample_ids: Tensor, correct: Tensor | None, valid: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point():
-            raise InvalidTypeError(f"probabilities must be a floating-point tensor; got {_kind(probabilities)}")
-        if probabilities.dim() != 2 or probabilities.shape[1] != self.num_tasks:
-            raise InvalidArgumentError(f"probabilities must be [B, {self.num_tasks}]; got {list(probabilities.shape)}")
-        if probabilities.device != self.device:
-            raise InvalidArgumentError(
-                f"probabilities must be on the map's device {self.device}; they are on {probabilities.device}"
-            )
-        check_sample_ids(sample_ids, probabilities.shape[0], self.device)
-        p = probabilities.detach().float()
-        there = torch.ones_like(p, dtype=torch.bool) if valid is None else _mask(valid, "valid", p)
-        hit = p > 0.5 if correct is None else _mask(correct, "correct", p)
-        return p, hit, there
 
-    def _check_values(self, p: Tensor, there: Tensor, ids: Tensor) -> None:
-        if bool(_outside(p, there).any()):
-            raise InvalidArgumentError(f"probabilities must lie in [0, 1]; got {p[_outside(p, there)][0].item()}")
-        if not self.missing and not bool(there.all()):
-            raise MissingLabelError(
-                "valid marks missing labels, and the data map was built for complete labels; "
-                "build it with DataMap(..., missing=True)"
-            )
-        check_ids(ids, self.num_samples)
-
-    def _noted_update(self, p: Tensor, there: Tensor, ids: Tensor) -> Tensor:
-        """Note what is wrong without reading it; return ids that leave the rows concerned out: -1."""
-        outside, stray = _outside(p, there), (ids < 0) | (ids >= self.num_samples)
-        _faults.note(_faults.Fault.PROBABILITY, outside, p, self.layout)
-        _faults.note(_faults.Fault.SAMPLE_ID, stray[:, None], ids[:, None], self.layout, self.num_samples)
-        bad = outside.any(1) | stray
-        if not self.missing:
-            _faults.note(_faults.Fault.MISSING, ~there, p, self.layout)
-            bad |= ~there.all(1)
-        return torch.where(bad, -1, ids)
-
-
-def _outside(p: Tensor, there: Tensor) -> Tensor:
-    return there & ((p < 0) | (p > 1)) & torch.isfinite(p)
-
-
-def _kind(value: Any) -> str:
-    return f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _mask(mask: Tensor, what: str, like: Tensor) -> Tensor:
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise InvalidTypeError(f"{what} must be a bool tensor; got {_kind(mask)}")
-    if mask.shape != like.shape or mask.device != like.device:
-        raise InvalidArgumentError(
-            f"{what} must be {list(like.shape)} on {like.device}; got {list(mask.shape)} on {mask.device}"
-        )
-    return mask
-
-
-def _merged_words(a: Snapshot, b: Snapshot) -> Tensor:
-    """Chan et al. 1983, in float64: n = n_a + n_b and so on, for all samples and tasks."""
-    n_a, n_b = a.count.double(), b.count.double()
-    n = (n_a + n_b).clamp(min=1)
-    (mean_a, std_a), (mean_b, std_b) = (tuple(v.double() for v in _words.unpack_values(m.words)) for m in (a, b))
-    mean = (n_a * mean_a + n_b * mean_b) / n
-    variance = (n_a * std_a**2 + n_b * std_b**2) / n + (mean_b - mean_a) ** 2 * n_a * n_b / n**2
-    right = _words.unpack_right(a.words) + _words.unpack_right(b.words)
-    # Where the two together counted more than a map keeps, their share is kept.
-    counted = n_a.clamp(max=_words.MOST_COUNTED) + n_b.clamp(max=_words.MOST_COUNTED)
-    shrink = (_words.MOST_COUNTED / counted.clamp(min=1)).clamp(max=1)
-    return _words.pack(mean.float(), variance.sqrt().float(), (right * shrink).round().int())
+def _resolved(device: torch.device | str) -> torch.device:
+    """Return the device that tensors made on `device` say they are on."""
+    return torch.empty(0, device=device).device

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pymtg._checks import LOGIT_DTYPES, check_kind, check_sample_ids, check_targets
 from pymtg._mixed_loss import check_split, gold_values, mixed_losses
-from pymtg._ops import in_backward
+from pymtg._once import in_backward
 from pymtg._reference import MapState
 from pymtg._task_split import TaskLossFunction, TaskSplit, split_tasks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError

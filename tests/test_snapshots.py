@@ -25,7 +25,7 @@ from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 from pymtg.nets import mlp
 from pymtg.trainers import _stg_run
 
-KINDS = ("memory", "gram", "disk")
+KINDS = ("memory", "gram", "disk", "host")
 
 
 @pytest.fixture(autouse=True)
@@ -280,7 +280,9 @@ def test_files_with_nonsense(tmp_path: Path) -> None:
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="snapshots must be one of 'memory', 'gram', 'disk'; got 'tape'"):
+    with pytest.raises(
+        InvalidArgumentError, match="snapshots must be one of 'memory', 'gram', 'disk', 'host'; got 'tape'"
+    ):
         DataMap(3, layout_of(2), snapshots="tape")
     with pytest.raises(InvalidArgumentError, match="directory goes with snapshots='disk'; got snapshots='memory'"):
         DataMap(3, layout_of(2), directory=tmp_path)

@@ -125,7 +125,7 @@ Snapshots = Annotated[
     str,
     typer.Option(
         "--snapshots",
-        metavar="auto|memory|gram|disk",
+        metavar="auto|memory|gram|disk|host",
         help="Where those data maps are kept: in memory, in a temporary file, or nowhere but for the tasks' inner "
         "products, which need neither (not for --mode points). By default in memory up to 1 GiB, on disk beyond.",
     ),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pymtg._checks import check_sample_ids
-from pymtg._ops import in_backward
+from pymtg._once import in_backward
 from pymtg._reference import MapState
 from pymtg.datamap import DataMap, Snapshot
 from pymtg.errors import InvalidArgumentError, MissingLabelError

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Grouped", "STGPlan", "check_form", "group_from_joint", "hard_weights", "specialise"]
 
 _STARTS = ("fresh", "joint")
-_SNAPSHOTS = ("auto", "memory", "gram", "disk")
+_SNAPSHOTS = ("auto", "memory", "gram", "disk", "host")
 _FORMS = ("auto", "together", "one-by-one")
 _MOST_IN_MEMORY = 2**30  # bytes of snapshots that "auto" keeps in memory
 _MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")

@@ -1,0 +1,90 @@
+"""Data maps in host memory for logits on a device: a batch's probabilities travel, and are recorded by the C++ backend.
+
+Nothing waits for the device: probabilities are copied on a stream of their own into page-locked memory, and a thread
+records them once they have arrived, while the device goes on. One thread, batch by batch, so a sample that comes
+again in the next step finds what the last one wrote. Reading the map waits for all that is on its way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pymtg import _cpp
+from pymtg._batch_map import signed_probabilities
+from pymtg._reference import MapState
+
+MOST_ON_THE_WAY = 4
+"""Batches between the device and the map: with more, a step waits for the oldest."""
+
+
+class Courier:
+    """Brings batches from a device to a map's state in host memory."""
+
+    def __init__(self, state: MapState) -> None:
+        self.state = state
+        self._on_the_way: deque[Future[None]] = deque()
+        self._worker: ThreadPoolExecutor | None = None
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def take(self, batch: MapState, valid: Tensor, ids: Tensor) -> None:
+        """Record what a loss put into a map of the batch; `valid` ``[B, T]`` says which labels are there."""
+        unseen = batch.counts == 0
+        refused = unseen.all(1) & valid.any(1) if batch.missing else unseen
+        self.send(signed_probabilities(batch), refused, ids)
+
+    def send(self, signed: Tensor, refused: Tensor, ids: Tensor) -> None:
+        """Record probabilities float32 ``[B, T]``: the sign bit where right, NaN where not to be recorded.
+
+        `refused` ``[B]`` marks rows to leave out and count. The tensors are read here and may be changed afterwards.
+        """
+        while len(self._on_the_way) >= MOST_ON_THE_WAY:
+            self._on_the_way.popleft().result()
+        arrived, event = self._copied((signed, refused, ids))
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="pymtg-map")
+        self._on_the_way.append(self._worker.submit(self._recorded, arrived, event))
+
+    def settle(self) -> None:
+        """Wait until everything on its way is recorded; raise what went wrong there."""
+        while self._on_the_way:
+            self._on_the_way.popleft().result()
+
+    def _copied(self, tensors: tuple[Tensor, ...]) -> tuple[list[Tensor], torch.cuda.Event | None]:
+        if not any(tensor.is_cuda for tensor in tensors):
+            return [tensor.clone() for tensor in tensors], None
+        device = tensors[0].device
+        stream = self._streams.setdefault(device, torch.cuda.Stream(device))
+        stream.wait_stream(torch.cuda.current_stream(device))
+        arrived = []
+        with torch.cuda.stream(stream):
+            for tensor in tensors:
+                staging = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+                arrived.append(staging.copy_(tensor, non_blocking=tensor.is_cuda))
+                if tensor.is_cuda:
+                    tensor.record_stream(stream)  # its memory is not given away before it is read
+            event = torch.cuda.Event()
+            event.record(stream)
+        return arrived, event
+
+    def _recorded(self, arrived: list[Tensor], event: torch.cuda.Event | None) -> None:
+        if event is not None:
+            event.synchronize()
+        signed, refused, ids = arrived
+        refused = refused.bool()
+        # Ids were checked, on the device where they are there: a stray one was noted, and counts nowhere.
+        here = (ids >= 0) & (ids < self.state.words.shape[0])
+        signed, refused, ids = signed[here], refused[here], ids[here]
+        _cpp.record(self.state, signed.abs(), torch.signbit(signed), ~torch.isnan(signed), ids, refused)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy begins with: nothing on its way."""
+        self.settle()
+        return {"state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["state"])  # type: ignore[misc]

@@ -1,0 +1,105 @@
+"""What a data map checks of probabilities that were computed elsewhere, and how two maps' words are merged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pymtg import _faults, _words
+from pymtg._checks import check_sample_ids
+from pymtg._reference import check_ids
+from pymtg._snapshot import Snapshot
+from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
+from pymtg.tasks import TaskLayout
+
+
+def checked_update(
+    probabilities: Tensor,
+    sample_ids: Tensor,
+    correct: Tensor | None,
+    valid: Tensor | None,
+    num_tasks: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return probabilities, right predictions and known labels ``[B, T]``; raises for shapes, dtypes and devices."""
+    if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point():
+        raise InvalidTypeError(f"probabilities must be a floating-point tensor; got {_kind(probabilities)}")
+    if probabilities.dim() != 2 or probabilities.shape[1] != num_tasks:
+        raise InvalidArgumentError(f"probabilities must be [B, {num_tasks}]; got {list(probabilities.shape)}")
+    if probabilities.device != device:
+        raise InvalidArgumentError(
+            f"probabilities must be on the map's device {device}; they are on {probabilities.device}"
+        )
+    check_sample_ids(sample_ids, probabilities.shape[0], device)
+    p = probabilities.detach().float()
+    there = torch.ones_like(p, dtype=torch.bool) if valid is None else _mask(valid, "valid", p)
+    hit = p > 0.5 if correct is None else _mask(correct, "correct", p)
+    return p, hit, there
+
+
+def check_values(p: Tensor, there: Tensor, ids: Tensor, num_samples: int, *, missing: bool) -> None:
+    """Raise for the first probability, missing label or id that the map cannot take."""
+    outside = _outside(p, there)
+    if bool(outside.any()):
+        raise InvalidArgumentError(f"probabilities must lie in [0, 1]; got {p[outside][0].item()}")
+    if not missing and not bool(there.all()):
+        raise MissingLabelError(
+            "valid marks missing labels, and the data map was built for complete labels; "
+            "build it with DataMap(..., missing=True)"
+        )
+    check_ids(ids, num_samples)
+
+
+def note_values(
+    p: Tensor, there: Tensor, ids: Tensor, num_samples: int, layout: TaskLayout, *, missing: bool
+) -> Tensor:
+    """Note such values on the device without reading them; return ids that leave the rows concerned out: -1."""
+    outside = _outside(p, there)
+    _faults.note(_faults.Fault.PROBABILITY, outside, p, layout)
+    ids = note_ids(ids, num_samples, layout)
+    bad = outside.any(1)
+    if not missing:
+        _faults.note(_faults.Fault.MISSING, ~there, p, layout)
+        bad |= ~there.all(1)
+    return torch.where(bad, -1, ids)
+
+
+def note_ids(ids: Tensor, num_samples: int, layout: TaskLayout) -> Tensor:
+    """Note ids outside the map on the device; return ids with -1 in their place."""
+    stray = (ids < 0) | (ids >= num_samples)
+    _faults.note(_faults.Fault.SAMPLE_ID, stray[:, None], ids[:, None], layout, num_samples)
+    return torch.where(stray, -1, ids)
+
+
+def merged_words(a: Snapshot, b: Snapshot) -> Tensor:
+    """Chan et al. 1983, in float64: n = n_a + n_b and so on, for all samples and tasks."""
+    n_a, n_b = a.count.double(), b.count.double()
+    n = (n_a + n_b).clamp(min=1)
+    (mean_a, std_a), (mean_b, std_b) = (tuple(v.double() for v in _words.unpack_values(m.words)) for m in (a, b))
+    mean = (n_a * mean_a + n_b * mean_b) / n
+    variance = (n_a * std_a**2 + n_b * std_b**2) / n + (mean_b - mean_a) ** 2 * n_a * n_b / n**2
+    right = _words.unpack_right(a.words) + _words.unpack_right(b.words)
+    # Where the two together counted more than a map keeps, their share is kept.
+    counted = n_a.clamp(max=_words.MOST_COUNTED) + n_b.clamp(max=_words.MOST_COUNTED)
+    shrink = (_words.MOST_COUNTED / counted.clamp(min=1)).clamp(max=1)
+    return _words.pack(mean.float(), variance.sqrt().float(), (right * shrink).round().int())
+
+
+def _kind(value: Any) -> str:
+    return f"dtype {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _mask(mask: Tensor, what: str, like: Tensor) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise InvalidTypeError(f"{what} must be a bool tensor; got {_kind(mask)}")
+    if mask.shape != like.shape or mask.device != like.device:
+        raise InvalidArgumentError(
+            f"{what} must be {list(like.shape)} on {like.device}; got {list(mask.shape)} on {mask.device}"
+        )
+    return mask
+
+
+def _outside(p: Tensor, there: Tensor) -> Tensor:
+    return there & ((p < 0) | (p > 1)) & torch.isfinite(p)
