@@ -280,9 +280,8 @@ def test_files_with_nonsense(tmp_path: Path) -> None:
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
-    with pytest.raises(
-        InvalidArgumentError, match="snapshots must be one of 'memory', 'gram', 'disk', 'host'; got 'tape'"
-    ):
+    kinds = ", ".join(map(repr, KINDS))
+    with pytest.raises(InvalidArgumentError, match=f"snapshots must be one of {kinds}; got 'tape'"):
         DataMap(3, layout_of(2), snapshots="tape")
     with pytest.raises(InvalidArgumentError, match="directory goes with snapshots='disk'; got snapshots='memory'"):
         DataMap(3, layout_of(2), directory=tmp_path)

@@ -70,7 +70,8 @@ class STGTrainer:
     snapshots
         Where those go, as in :class:`pymtg.DataMap`: ``"memory"``, ``"host"`` (host memory, for a map
         on a GPU), ``"disk"`` (a temporary file), or ``"gram"``, which groups by the same numbers and keeps none of
-        them, so that ``data_map_`` has no snapshots and its file holds the Gram matrix. ``"auto"``: in memory up to 1 GiB in all, on disk beyond.
+        them, so that ``data_map_`` has no snapshots and its file holds the Gram matrix. ``"auto"``: in memory up to
+        1 GiB in all, on disk beyond.
     specialised_epochs
         Epochs of each specialised network; by default `epochs` for a fresh start, half of it (rounded up) for a
         joint one.

@@ -14,7 +14,13 @@ import pymtg
 from pymtg import DataMap, MultiTaskLoss, TaskLayout
 from pymtg import _ops as ops
 from pymtg.errors import BackendError
-from pymtg.functional import assigned_cross_entropy, multitask_cross_entropy, weighted_multitask_cross_entropy
+from pymtg.functional import (
+    assigned_cross_entropy,
+    linear_multitask_cross_entropy,
+    multitask_cross_entropy,
+    weighted_linear_multitask_cross_entropy,
+    weighted_multitask_cross_entropy,
+)
 
 
 @pytest.fixture
@@ -131,6 +137,34 @@ def test_heads_under_an_assignment(case: Case, by_row: bool, dtype: torch.dtype,
         results.append((total.detach(), losses, x.grad, z.grad))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3 if dtype == torch.float16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_linear_head_and_a_map_in_host_memory(weighted: bool, generator: torch.Generator) -> None:
+    """Chunks of strided targets, maps of batches: against the reference."""
+    layout = random_layout([1, 4, 2, 1], generator, weighted=True)
+    case = random_case(layout, 6, generator)
+    x, weight = torch.randn(6, 3, generator=generator), torch.randn(layout.num_logits, 3, generator=generator)
+    x[2] = torch.inf
+    ids = torch.tensor([0, 1, 1, 2, 0, 0])
+    function = weighted_linear_multitask_cross_entropy if weighted else linear_multitask_cross_entropy
+    results, maps = [], []
+    for backend in ("triton", "reference"):
+        tensors = x[3:].clone().requires_grad_(), weight.clone().requires_grad_()
+        maps.append(DataMap(3, layout, storage="cpu" if backend == "triton" else None))
+        result = function(*tensors, None, case.targets[3:], layout, max_columns=5, backend=backend)
+        total = result[0] if weighted else (result * case.upstream).sum()
+        results.append([total.detach(), *torch.autograd.grad(total, tensors)])
+        options = {"data_map": maps[-1], "sample_ids": ids, "backend": backend}
+        function(x, weight, None, case.targets, layout, **options)
+        logits = case.logits.detach().clone()
+        logits[4, 0] = torch.nan
+        multitask_cross_entropy(logits, case.targets, layout, **options)
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert torch.equal(maps[0].count, maps[1].count)
+    assert maps[0].num_rejected == maps[1].num_rejected == 2
+    torch.testing.assert_close(maps[0].mean, maps[1].mean, rtol=1e-5, atol=2e-6)
 
 
 def test_backend_by_name() -> None:
