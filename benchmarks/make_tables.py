@@ -91,6 +91,20 @@ def overhead_table() -> str:
     return rows_to_markdown(["microseconds", *shapes], rows) + machine(document)
 
 
+def integrations_table() -> str:
+    """What recording adds to a step of somebody else's loop: processor time, medians of paired rounds."""
+    document = load("integrations.json")
+    if document is None:
+        return MISSING
+    header = ["loop", "tasks", "a step without, ms", "with, ms", "recording adds, ms", "middle half of the rounds", "%"]
+    rows = []
+    for point in document["points"]:
+        low, high = point["adds_quartiles"]
+        cells = [point["loop"], str(point["tasks"]), ms(point["without"]), ms(point["with"]), ms(point["adds"])]
+        rows.append([*cells, f"{ms(low)} to {ms(high)}", f"{point['ratio'] - 1:+.0%}"])
+    return rows_to_markdown(header, rows) + scale_machine(document)
+
+
 def kmeans_table() -> str:
     """k-means end to end from the features against scikit-learn."""
     document = load("kmeans.json")
@@ -400,6 +414,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "loss": loss_table,
     "loss-plain": loss_plain_table,
     "overhead": overhead_table,
+    "integrations": integrations_table,
     "kmeans": kmeans_table,
     "dmtg": dmtg_table,
     "branches": branches_table,

@@ -11,6 +11,7 @@ for name in loss overhead kmeans dmtg branches; do
 done
 $bin/python benchmarks/specialise_together.py
 $bin/python benchmarks/planted_groups.py
+$bin/python benchmarks/bench_integrations.py
 $bin/python benchmarks/scale_gram.py
 $bin/python benchmarks/scale_tasks.py
 $bin/python benchmarks/memory_over_epochs.py

@@ -12,11 +12,15 @@ __all__ = ["IdCollator", "real_rows"]
 
 
 class IdCollator:
-    """A collator that takes the ids off the samples, collates these, and puts the ids into the batch as a tensor."""
+    """A collator that takes the ids off the samples, collates these, and puts the ids into the batch as a tensor.
 
-    def __init__(self, collator: Callable[[list[Any]], Any], column: str) -> None:
+    `fresh` says that the samples are dicts made for this batch, which need no copy before the id is taken off.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Any], column: str, fresh: bool) -> None:
         self.collator = collator
         self.column = column
+        self.fresh = fresh
 
     def __call__(self, features: Sequence[Any]) -> Any:
         """Return the collated batch with ``[B]`` int64 ids in it."""
@@ -25,8 +29,9 @@ class IdCollator:
             if not isinstance(feature, Mapping) or self.column not in feature:
                 shown = f"the keys {list(feature)}" if isinstance(feature, Mapping) else type(feature).__name__
                 raise InvalidTypeError(f"train_dataset must yield dicts with the key {self.column!r}; got {shown}")
-            ids.append(int(feature[self.column]))
-            rest.append({name: value for name, value in feature.items() if name != self.column})
+            sample = feature if self.fresh else dict(feature)
+            ids.append(int(sample.pop(self.column)))
+            rest.append(sample)
         batch = self.collator(rest)
         if not hasattr(batch, "keys"):
             raise InvalidTypeError(f"data_collator must return a dict; got {type(batch).__name__}")

@@ -104,7 +104,7 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
         dataset, collator = self.train_dataset, self.data_collator
         if dataset is not None and not self.sample_ids_given:
             self.train_dataset = with_ids(self._without_unused(dataset))
-        self.data_collator = IdCollator(collator, ID_COLUMN)
+        self.data_collator = IdCollator(collator, ID_COLUMN, fresh=not self.sample_ids_given)
         try:
             return super().get_train_dataloader()
         finally:

@@ -1,0 +1,164 @@
+"""The data map as a metric: the numbers that the loss records, wherever metrics go."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torchmetrics import MeanMetric, MetricCollection
+
+from pymtg import DataMap, MultiTaskLoss, TaskLayout, cluster_tasks
+from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError, SampleIdError
+from pymtg.integrations._layouts import layout_of_batch
+from pymtg.integrations.torchmetrics import DataMapMetric
+
+LAYOUT, M = TaskLayout(["a", "b", "c"], [1, 3, 2]), 11
+
+
+def batches(generator, number=4, missing=False):
+    for _ in range(number):
+        targets = torch.stack([torch.randint(c, (6,), generator=generator) for c in (2, 3, 2)], 1)
+        if missing:
+            targets[torch.rand(targets.shape, generator=generator) < 0.3] = -100
+        yield torch.randn(6, 6, generator=generator), targets, torch.randint(M, (6,), generator=generator)
+
+
+def filled(generator, number=4, missing=False, **options):
+    """Return a metric and a map that a loss filled with the same batches."""
+    metric, data_map = DataMapMetric(LAYOUT, M, missing=missing, **options), DataMap(M, LAYOUT, missing=missing)
+    loss = MultiTaskLoss(LAYOUT, data_map)
+    for logits, targets, ids in batches(generator, number, missing):
+        metric.update(logits, targets, sample_ids=ids)
+        loss(logits, targets, ids)
+    return metric, data_map
+
+
+def assert_same(metric, data_map, exact=True):
+    state = metric.data_map.state
+    if exact:
+        assert all(torch.equal(a, b) for a, b in zip(state, data_map.state, strict=True))
+    assert torch.equal(state.counts, data_map.state.counts)
+    found = metric.compute()
+    assert list(found) == ["mean", "std", "correctness"]
+    for name, values in found.items():
+        torch.testing.assert_close(values, getattr(data_map, name), rtol=0, atol=0 if exact else 1e-6)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_metric_is_the_map_that_the_loss_records(generator, missing):
+    metric, data_map = filled(generator, missing=missing)
+    assert_same(metric, data_map)
+    for copy in (pickle.loads(pickle.dumps(metric)), metric.clone(), metric.to("cpu").half()):
+        assert_same(copy, data_map)
+    metric.reset()
+    assert metric.data_map.count.eq(0).all()
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_two_metrics_merge_as_maps_do(generator, missing):
+    first, data_map = filled(generator, missing=missing)
+    second, other = filled(generator, 3, missing=missing)
+    theirs = second.data_map
+    first.merge_state(second)
+    data_map.merge_(other)
+    assert torch.equal(first.data_map.state.counts, data_map.state.counts)
+    assert_same(first, data_map, exact=False)
+    assert torch.equal(second.data_map.state.words, theirs.state.words)
+
+
+def test_calling_it_gives_the_values_of_the_batch_and_keeps_all(generator):
+    metric, data_map = filled(generator, 0)
+    loss = MultiTaskLoss(LAYOUT, data_map)
+    for logits, targets, ids in batches(generator):
+        alone = DataMap(M, LAYOUT)
+        MultiTaskLoss(LAYOUT, alone)(logits, targets, ids)
+        loss(logits, targets, ids)
+        assert torch.equal(metric(logits, targets, ids)["mean"], alone.mean)
+    assert_same(metric, data_map, exact=False)
+
+
+def test_in_a_collection_and_a_module(generator):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.metrics = MetricCollection({"map": DataMapMetric(LAYOUT, M)}, prefix="train_")
+            self.mean = MeanMetric()
+
+    net, data_map = Net(), DataMap(M, LAYOUT)
+    loss = MultiTaskLoss(LAYOUT, data_map)
+    for logits, targets, ids in batches(generator):
+        net.metrics.update(logits, targets, sample_ids=ids)
+        loss(logits, targets, ids)
+    assert torch.equal(net.metrics.compute()["train_mean"], data_map.mean)
+    state, other = net.state_dict(), Net()
+    other.load_state_dict(state)
+    logits, targets, ids = next(batches(generator))
+    other.metrics.update(logits, targets, sample_ids=ids)  # not in the dictionary's own tensors
+    assert_same(net.metrics["map"], data_map)
+    loss(logits, targets, ids)
+    assert_same(other.metrics["map"], data_map)
+    assert not DataMapMetric(LAYOUT, M, persistent=False).state_dict()
+
+
+def test_its_map_is_a_copy_that_grouping_takes(generator):
+    metric, data_map = filled(generator)
+    copy = metric.data_map
+    copy.snapshot(1)
+    copy.update(torch.ones(1, 3), torch.tensor([0]))
+    assert_same(metric, data_map)
+    groups = cluster_tasks(metric.data_map, n_clusters=2, random_state=0)
+    assert groups.labels.tolist() == cluster_tasks(data_map, n_clusters=2, random_state=0).labels.tolist()
+
+
+def test_mistakes_leave_it_as_it_was(generator):
+    metric, data_map = filled(generator)
+    logits, targets, ids = next(batches(generator))
+    for error, arguments in (
+        (SampleIdError, (logits, targets, ids + M)),
+        (MissingLabelError, (logits, targets.index_fill(1, torch.tensor([0]), -100), ids)),
+        (InvalidArgumentError, (logits[:, 1:], targets, ids)),
+        (InvalidArgumentError, (logits, targets, ids[1:])),
+        (InvalidTypeError, (logits, targets, ids.float())),
+    ):
+        with pytest.raises(error):
+            metric.update(*arguments)
+    assert_same(metric, data_map)
+    with pytest.raises(InvalidArgumentError, match="classification tasks only"):
+        DataMapMetric(TaskLayout.regression(["x"]), M)
+    with pytest.raises(InvalidArgumentError, match="num_samples"):
+        DataMapMetric(LAYOUT, 0)
+
+
+def test_without_torchmetrics_the_extra_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "pymtg.integrations.torchmetrics")
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    with pytest.raises(ImportError, match=r"pip install 'pymtg\[torchmetrics\]'"):
+        import pymtg.integrations.torchmetrics  # noqa: F401
+
+
+# What the integrations read off a batch
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.booleans())
+def test_a_layout_is_read_off_a_batch_in_one_way_or_not_at_all(rows, columns, whole):
+    logits, dtype = torch.zeros(rows, columns), torch.long if whole else torch.float
+    for targets in (torch.zeros(rows, dtype=dtype), torch.zeros(rows, 1, dtype=dtype)):
+        if columns == 1:
+            assert layout_of_batch(logits, targets) == TaskLayout.binary(["label"])
+            assert layout_of_batch(logits[:, 0], targets) == TaskLayout.binary(["label"])
+        elif whole:
+            assert layout_of_batch(logits, targets) == TaskLayout(["label"], [columns])
+        else:
+            with pytest.raises(InvalidArgumentError, match="layout must be given"):
+                layout_of_batch(logits, targets)
+    if columns > 1:
+        many = layout_of_batch(logits, torch.zeros(rows, columns, dtype=dtype))
+        assert many == TaskLayout.binary([f"task{t}" for t in range(columns)])
+    for bad in ((logits, torch.zeros(rows, columns + 1)), (logits[None], torch.zeros(rows)), ([], torch.zeros(rows))):
+        with pytest.raises(InvalidArgumentError, match="layout must be given"):
+            layout_of_batch(*bad)
