@@ -1,8 +1,8 @@
 """What recording adds to a step of somebody else's loop: the hook, Lightning, the Hugging Face Trainer.
 
-``python benchmarks/bench_integrations.py`` writes ``results/integrations.json``. Each loop runs with and without the data
-map in turn, in one process; the loop without has the plain data set, so that the ids' way through loader and collator
-is counted. Processor time of whole epochs, one thread; medians of the rounds, the differences paired by round.
+``python benchmarks/bench_integrations.py`` writes ``results/integrations.json``. Each loop runs with and without the
+data map in turn, in one process; the loop without has the plain data set, so that the ids' way through loader and
+collator is counted. Processor time of whole epochs, one thread; medians of the rounds, the differences paired by round.
 """
 
 from __future__ import annotations

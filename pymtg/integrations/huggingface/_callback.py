@@ -165,7 +165,8 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Write the map into the folder of the checkpoint that was just written."""
         self._recording.merge()
         folder = _checkpoint(args, state)
-        if self.data_map is not None and state.is_world_process_zero and os.path.isdir(folder):
+        searching = state.is_hyper_param_search  # its checkpoints are in folders that a callback is not told of
+        if self.data_map is not None and state.is_world_process_zero and os.path.isdir(folder) and not searching:
             self.data_map.save(os.path.join(folder, FILE_NAME))
 
     # Parts
