@@ -1,4 +1,4 @@
-"""What a data map checks of probabilities that were computed elsewhere, and how two maps' words are merged."""
+"""What a data map checks of probabilities that were computed elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pymtg import _faults, _words
+from pymtg import _faults
 from pymtg._checks import check_sample_ids
 from pymtg._reference import check_ids
-from pymtg._snapshot import Snapshot
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
 from pymtg.tasks import TaskLayout
 
@@ -71,20 +70,6 @@ def note_ids(ids: Tensor, num_samples: int, layout: TaskLayout) -> Tensor:
     stray = (ids < 0) | (ids >= num_samples)
     _faults.note(_faults.Fault.SAMPLE_ID, stray[:, None], ids[:, None], layout, num_samples)
     return torch.where(stray, -1, ids)
-
-
-def merged_words(a: Snapshot, b: Snapshot) -> Tensor:
-    """Chan et al. 1983, in float64: n = n_a + n_b and so on, for all samples and tasks."""
-    n_a, n_b = a.count.double(), b.count.double()
-    n = (n_a + n_b).clamp(min=1)
-    (mean_a, std_a), (mean_b, std_b) = (tuple(v.double() for v in _words.unpack_values(m.words)) for m in (a, b))
-    mean = (n_a * mean_a + n_b * mean_b) / n
-    variance = (n_a * std_a**2 + n_b * std_b**2) / n + (mean_b - mean_a) ** 2 * n_a * n_b / n**2
-    right = _words.unpack_right(a.words) + _words.unpack_right(b.words)
-    # Where the two together counted more than a map keeps, their share is kept.
-    counted = n_a.clamp(max=_words.MOST_COUNTED) + n_b.clamp(max=_words.MOST_COUNTED)
-    shrink = (_words.MOST_COUNTED / counted.clamp(min=1)).clamp(max=1)
-    return _words.pack(mean.float(), variance.sqrt().float(), (right * shrink).round().int())
 
 
 def _kind(value: Any) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pymtg import _faults, _map_io, _words
+from pymtg import _faults, _map_io, _map_merge, _map_ranks
 from pymtg._backend import backend_named, choose_backend
 from pymtg._batch_map import batch_map
 from pymtg._courier import Courier
-from pymtg._map_update import check_values, checked_update, merged_words, note_ids, note_values
+from pymtg._map_update import check_values, checked_update, note_ids, note_values
 from pymtg._once import in_backward
 from pymtg._reference import MapState, check_ids
 from pymtg._snapshot import Snapshot
@@ -23,6 +23,7 @@ from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
     import pandas
+    from torch.distributed import ProcessGroup
 
 __all__ = ["DataMap", "Snapshot"]
 
@@ -268,16 +269,48 @@ class DataMap:
                 raise InvalidArgumentError(f"other must have this map's {what}{shown}")
         for one in (self, other):
             one._settle()
-        words, counts, rejected = (tensor.to(self.state.words.device) for tensor in other.state)
-        self.state.words.copy_(merged_words(self._now(), Snapshot(0, words, counts, self.ddof)))
-        if self.missing:
-            total = (self.state.counts.int() + counts.int()).clamp(max=_words.MOST_MISSING_COUNTED)
-            self.state.counts.copy_(total)
-        else:
-            total = (self.state.counts.long() + counts.long()).clamp(max=_words.MOST_COMPLETE_COUNTED)
-            self.state.counts.copy_(total)
-        self.state.rejected.add_(rejected)
+        _map_merge.add(self.state, other.state)
         return self
+
+    def all_reduce_(self, group: ProcessGroup | None = None) -> DataMap:
+        """Add up what the ranks of a process group recorded: afterwards each has the whole map. Returns this map.
+
+        Exact, by two all-reduces of sums in float64, some samples at a time. Every rank of the group has to call it.
+        What is whole on every rank must not be added up once more: call it at the end, or on a copy. Snapshots are left
+        as they are. Without a process group of several ranks nothing happens.
+
+        Raises
+        ------
+        RankError
+            If the ranks' maps differ in layout, samples or `missing`, or a rank is lost.
+        """
+        self._settle()
+        _map_ranks.all_reduce(self, group)
+        return self
+
+    def reduce_scatter(self, group: ProcessGroup | None = None) -> tuple[range, DataMap]:
+        """Add up what the ranks recorded, each rank getting the samples that it owns: no rank holds the sum whole.
+
+        This map is left as it is; it may go on recording and be added up again later. Features are centred sample by
+        sample, so that the Gram matrix of all is the sum of the parts': see :func:`pymtg.ranks.sum_gram`.
+
+        Returns
+        -------
+        The ids of the samples that this rank owns, as many as another rank has or one less, and their map, whose ids
+        begin at 0; without snapshots. Without a process group of several ranks: all of them, and a copy.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If there are more ranks than samples.
+        RankError
+            As for :meth:`all_reduce_`.
+        """
+        self._settle()
+        rows, state = _map_ranks.reduce_scatter(self, group)
+        part = DataMap(len(rows), self.layout, device=state.words.device, ddof=self.ddof, missing=self.missing)
+        part.state = state
+        return rows, part
 
     def reset(self) -> None:
         """Forget every observation, the snapshots and the number of rejected rows."""

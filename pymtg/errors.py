@@ -33,3 +33,7 @@ class FileFormatError(PymtgError, ValueError):
 
 class BackendError(PymtgError, RuntimeError):
     """A backend was asked for by name and cannot serve these tensors or is not available here."""
+
+
+class RankError(PymtgError, RuntimeError):
+    """Another rank of a distributed run is lost, failed, or was given something else than this one."""
