@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 SITE := $(VENV)/.site
-SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp)
+SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp kernels/cuda/*.cpp kernels/cuda/*.cu kernels/cuda/*.cuh)
 # Compiler warnings are errors where CI is set.
 BUILD_OPTIONS := -C cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
 
@@ -27,7 +27,7 @@ setup: $(INSTALLED)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): $(BIN)/python pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
+$(INSTALLED): $(BIN)/python pyproject.toml constraints.txt CMakeLists.txt kernels/cuda/CMakeLists.txt $(SOURCES)
 	$(BIN)/python -m pip install -c constraints.txt $(BUILD_OPTIONS) -e '.[test]'
 	@touch $@
 

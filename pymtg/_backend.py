@@ -39,6 +39,8 @@ class Backend:
     serves: Callable[[torch.device], bool]
     gradient: Callable[..., Tensor] | None = None
     """Given where the backward pass recomputes the gradient: ``cross_entropy`` then leaves what this needs, ``[T]``."""
+    scale_gradient_: Callable[..., None] | None = None
+    """In place; given where that costs next to nothing for an upstream gradient of ones, which the host cannot see."""
     defers: bool = False
     """Whether bad values are noted (:mod:`pymtg._faults`) and not raised in the call."""
     available: Callable[[], bool] = _always
@@ -63,6 +65,10 @@ def _has_triton() -> bool:
     return (_interpreted() or torch.cuda.is_available()) and importlib.util.find_spec("triton") is not None
 
 
+def _has_cuda_kernels() -> bool:
+    return torch.cuda.is_available() and importlib.util.find_spec("pymtg._cuda") is not None
+
+
 _BACKENDS = {
     "cpp": Backend(
         _cpp.cross_entropy,
@@ -80,6 +86,16 @@ _BACKENDS = {
         gradient=_late("pymtg._triton", "gradient"),
         defers=True,
         available=_has_triton,
+    ),
+    "cuda": Backend(
+        _late("pymtg._cuda_backend", "cross_entropy"),
+        _reference.assigned_cross_entropy,
+        _late("pymtg._cuda_backend", "record"),
+        _late("pymtg._cuda_backend", "scale_gradient"),
+        lambda device: device.type == "cuda",
+        scale_gradient_=_late("pymtg._cuda_backend", "scale_gradient_"),
+        defers=True,
+        available=_has_cuda_kernels,
     ),
     "reference": Backend(
         _reference.cross_entropy,

@@ -45,3 +45,10 @@ def known_ones(upstream: Tensor) -> bool:
 def in_backward() -> bool:
     """Whether autograd is running a backward pass: a forward seen then is a checkpointed one, computed again."""
     return torch._C._current_graph_task_id() != -1
+
+
+def used_once() -> bool:
+    """Whether the running backward pass is the last one over its graph, so that what was saved may be changed."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph()

@@ -33,6 +33,9 @@ _library.define(  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "scale_gradient(Tensor gradient, Tensor upstream, int layout, str backend) -> Tensor"
 )
+_library.define(  # type: ignore[no-untyped-call]
+    "scale_gradient_(Tensor(a!) gradient, Tensor upstream, int layout, str backend) -> ()"
+)
 
 _compiled_for: dict[int, TaskLayout] = {}
 
@@ -45,6 +48,11 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 def recomputes(backend: str) -> bool:
     """Whether a backend recomputes gradients in the backward pass."""
     return backend_named(backend).gradient is not None
+
+
+def scales_in_place(backend: str) -> bool:
+    """Whether a backend can scale a gradient in place."""
+    return backend_named(backend).scale_gradient_ is not None
 
 
 def _multitask_cross_entropy(
@@ -178,10 +186,17 @@ def _scale_gradient_shapes(gradient: Tensor, upstream: Tensor, layout: int, back
     return torch.empty_like(gradient)
 
 
+def _scale_gradient_(gradient: Tensor, upstream: Tensor, layout: int, backend: str) -> None:
+    scale = backend_named(backend).scale_gradient_
+    assert scale is not None
+    scale(gradient, upstream, TaskLayout.with_handle(layout))
+
+
 _library.impl("multitask_cross_entropy", _multitask_cross_entropy, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("assigned_cross_entropy", _assigned_cross_entropy, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("recomputed_gradient", _recomputed_gradient, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("scale_gradient", _scale_gradient, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("scale_gradient_", _scale_gradient_, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("pymtg::multitask_cross_entropy", _multitask_cross_entropy_shapes, lib=_library)
 torch.library.register_fake("pymtg::assigned_cross_entropy", _assigned_cross_entropy_shapes, lib=_library)
 torch.library.register_fake("pymtg::recomputed_gradient", _recomputed_gradient_shapes, lib=_library)
@@ -191,3 +206,4 @@ multitask_cross_entropy = torch.ops.pymtg.multitask_cross_entropy.default
 assigned_cross_entropy = torch.ops.pymtg.assigned_cross_entropy.default
 recomputed_gradient = torch.ops.pymtg.recomputed_gradient.default
 scale_gradient = torch.ops.pymtg.scale_gradient.default
+scale_gradient_ = torch.ops.pymtg.scale_gradient_.default

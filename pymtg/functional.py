@@ -12,7 +12,7 @@ from pymtg._assigned import assigned_cross_entropy
 from pymtg._backend import choose_backend
 from pymtg._checks import check_kinds, check_map, check_targets, check_task_weights
 from pymtg._linear import linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy
-from pymtg._once import known_ones, once
+from pymtg._once import known_ones, once, used_once
 from pymtg._reference import MapState
 from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
@@ -201,12 +201,7 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.recomputes:
-            gradient = _recomputed(ctx, upstream)
-        else:
-            (gradient,) = ctx.saved_tensors
-            if not known_ones(upstream):
-                gradient = _ops.scale_gradient(gradient, upstream.detach(), ctx.layout, ctx.backend)
+        gradient = _recomputed(ctx, upstream) if ctx.recomputes else _scaled(ctx, upstream)
         return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None
 
 
@@ -242,12 +237,7 @@ class _WeightedTotal(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         if upstream is None:
             return (None,) * 10
-        if ctx.recomputes:
-            gradient = _recomputed(ctx, upstream)
-        else:
-            (gradient,) = ctx.saved_tensors
-            if not known_ones(upstream):
-                gradient = gradient * upstream.detach()
+        gradient = _recomputed(ctx, upstream) if ctx.recomputes else _scaled(ctx, upstream)
         return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None, None
 
 
@@ -258,6 +248,21 @@ def _keep(ctx: Any, left: Tensor, logits: Tensor, targets: Tensor, task_weights:
         ctx.save_for_backward(left, logits, targets, task_weights)
     else:
         ctx.save_for_backward(left)
+
+
+def _scaled(ctx: Any, upstream: Tensor) -> Tensor:
+    """Return the gradient that the forward pass has left times an upstream gradient ``[T]`` or ``[]``."""
+    gradient: Tensor
+    (gradient,) = ctx.saved_tensors
+    if known_ones(upstream):
+        return gradient
+    upstream = upstream.detach()
+    if _ops.scales_in_place(ctx.backend) and used_once():
+        _ops.scale_gradient_(gradient, upstream, ctx.layout, ctx.backend)
+        return gradient
+    if upstream.dim() == 0:
+        return gradient * upstream
+    return _ops.scale_gradient(gradient, upstream, ctx.layout, ctx.backend)  # type: ignore[no-any-return]
 
 
 def _recomputed(ctx: Any, upstream: Tensor) -> Tensor:

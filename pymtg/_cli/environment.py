@@ -52,10 +52,17 @@ def _backends() -> dict[str, Any]:
 
     import pymtg
     from pymtg._backend import choose_backend
+    from pymtg._cuda_backend import built_kernels
 
     kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     default = {f"default_on_{kind}": choose_backend(None, torch.device(kind)) for kind in kinds}
-    return {"available": list(pymtg.available_backends()), "chosen": pymtg.get_backend(), **default}
+    kernels = built_kernels()
+    return {
+        "available": list(pymtg.available_backends()),
+        "chosen": pymtg.get_backend(),
+        **default,
+        "cuda_built_for": None if kernels is None else kernels.archs,
+    }
 
 
 def _processor() -> str:

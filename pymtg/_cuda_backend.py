@@ -1,0 +1,277 @@
+"""The CUDA backend: hands tensors to ``pymtg._cuda`` by address, with the current stream.
+
+Nothing here waits for the device: what is wrong with targets or sample ids is noted in the device's fault buffer
+(:mod:`pymtg._faults`) and raised where the host reads. Scratch memory comes from torch's allocator, so that calls are
+legal while a CUDA graph is captured, once a layout has been used on the device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pymtg import _reference
+from pymtg._faults import fault_buffer
+from pymtg._reference import MapState
+from pymtg.errors import BackendError
+from pymtg.tasks import TaskLayout
+
+_LOGIT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_TARGET_TYPES = {torch.uint8: 0, torch.bool: 0, torch.int32: 1, torch.int64: 2}
+_TABLES_OF_ROWS = 4
+
+
+class _Tiles(NamedTuple):
+    plan: Any
+    starts: Tensor  # what the plan points to
+
+
+class _Plan:
+    """A layout on a device: the tensors that the kernels read, and how batches are cut up."""
+
+    def __init__(self, kernels: ModuleType, layout: TaskLayout, device: torch.device) -> None:
+        def on_device(values: list[Any], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        self.kernels, self.device = kernels, device
+        self.offsets = list(layout.offsets)
+        classes = layout.num_classes
+        positive, by_class = layout.pos_weight, layout.class_weights
+        self.tensors = [
+            on_device(self.offsets, torch.int64),
+            None if positive is None else on_device([1.0 if w is None else w for w in positive], torch.float32),
+            None
+            if by_class is None
+            else on_device(
+                [
+                    weight
+                    for c, weights in zip(classes, by_class, strict=True)
+                    for weight in (weights if weights is not None else (1.0,) * c)
+                ],
+                torch.float32,
+            ),
+            torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(classes)).to(device, torch.int32),
+        ]
+        self.plan = kernels.LayoutPlan(
+            layout.num_tasks,
+            layout.num_logits,
+            *(0 if tensor is None else tensor.data_ptr() for tensor in self.tensors),
+            max(classes) > kernels.most_byte_classes,
+            layout.handle,
+        )
+        self._by_rows: dict[int, _Tiles] = {}
+        self._by_cut: dict[tuple[int, ...], _Tiles] = {}
+
+    def tiles(self, rows: int) -> Any:
+        """Return how a batch of so many rows is cut up."""
+        tiles = self._by_rows.get(rows)
+        if tiles is None:
+            starts, tile_rows, whole, floats = self.kernels.tiling(self.offsets, rows)
+            tiles = self._by_cut.get(key := (tile_rows, *starts))
+            if tiles is None:
+                on_device = torch.tensor(starts, dtype=torch.int32, device=self.device)
+                plan = self.kernels.Tiles(on_device.data_ptr(), len(starts) - 1, tile_rows, whole, floats)
+                tiles = self._by_cut[key] = _Tiles(plan, on_device)
+            self._by_rows[rows] = tiles
+        return tiles.plan
+
+
+class CudaBackend:
+    """The four functions of a backend over a build of the kernels: ``pymtg._cuda``, or its emulation in tests."""
+
+    def __init__(self, kernels: ModuleType) -> None:
+        self.kernels = kernels
+        self._plans: dict[tuple[int, torch.device], _Plan] = {}
+
+    def cross_entropy(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        layout: TaskLayout,
+        *,
+        ignore_index: int = -100,
+        weights: Tensor | None = None,
+        state: MapState | None = None,
+        sample_ids: Tensor | None = None,
+        need_gradient: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """See :func:`pymtg._reference.cross_entropy`; float64 logits are left to it."""
+        if logits.dtype == torch.float64:
+            return _reference.cross_entropy(
+                logits,
+                targets,
+                layout,
+                ignore_index=ignore_index,
+                weights=weights,
+                state=state,
+                sample_ids=sample_ids,
+                need_gradient=need_gradient,
+            )
+        device, rows = logits.device, logits.shape[0]
+        shape = (rows, layout.num_logits) if need_gradient else (0,)
+        if rows == 0:
+            losses = torch.zeros(layout.num_tasks, dtype=torch.float32, device=device)
+            return losses, torch.empty(shape, dtype=torch.float32, device=device)
+        losses = torch.empty(layout.num_tasks, dtype=torch.float32, device=device)
+        gradient = torch.empty(shape, dtype=torch.float32, device=device)
+        y = targets if targets.dtype in _TARGET_TYPES else targets.int()
+        factors = None if weights is None else weights.to(torch.float32).contiguous()
+        ids = _ids(sample_ids) if state is not None else None
+        plan = self._plan(layout, device)
+        tiles = plan.tiles(rows)
+        size = self.kernels.scratch_bytes(plan.plan, tiles, rows, state is not None)
+        scratch = torch.empty(size, dtype=torch.uint8, device=device)
+        self._check(
+            self.kernels.cross_entropy(
+                plan.plan,
+                tiles,
+                *_place(device),
+                logits.data_ptr(),
+                _LOGIT_TYPES[logits.dtype],
+                rows,
+                *logits.stride(),
+                y.data_ptr(),
+                _TARGET_TYPES[y.dtype],
+                *y.stride(),
+                ignore_index,
+                0 if factors is None else factors.data_ptr(),
+                losses.data_ptr(),
+                gradient.data_ptr() if need_gradient else 0,
+                *_id_arguments(ids),
+                *_addresses(state),
+                scratch.data_ptr(),
+                fault_buffer(device).data_ptr(),
+            )
+        )
+        return losses, gradient
+
+    def record(
+        self,
+        state: MapState,
+        gold: Tensor,
+        right: Tensor,
+        valid: Tensor,
+        sample_ids: Tensor,
+        refused: Tensor | None = None,
+    ) -> None:
+        """See :func:`pymtg._reference.record`."""
+        rows, tasks = gold.shape
+        if rows == 0:
+            return
+        device = gold.device
+        gold = gold.float().abs()  # the sign of a zero would be read as "right"
+        signed = torch.where(valid, torch.where(right, -gold, gold), torch.nan).contiguous()
+        flags = torch.zeros(rows, dtype=torch.int32, device=device) if refused is None else refused.int()
+        ids = _ids(sample_ids)
+        memory = torch.empty((_TABLES_OF_ROWS, rows), dtype=torch.int32, device=device)
+        # Of a layout, recording needs the number of tasks alone.
+        plan = self.kernels.LayoutPlan(tasks, 0, 0, 0, 0, 0, False, 0)
+        self._check(
+            self.kernels.record(
+                plan,
+                *_place(device),
+                signed.data_ptr(),
+                flags.data_ptr(),
+                rows,
+                *_id_arguments(ids),
+                *_addresses(state),
+                memory.data_ptr(),
+                fault_buffer(device).data_ptr(),
+            )
+        )
+
+    def scale_gradient(self, gradient: Tensor, upstream: Tensor, layout: TaskLayout) -> Tensor:
+        """See :func:`pymtg._reference.scale_gradient`."""
+        if gradient.dtype == torch.float64:
+            return _reference.scale_gradient(gradient, upstream, layout)
+        out = torch.empty_like(gradient)
+        self._scale(gradient, upstream, layout, out)
+        return out
+
+    def scale_gradient_(self, gradient: Tensor, upstream: Tensor, layout: TaskLayout) -> None:
+        """Scale in place, by upstream gradients ``[T]`` or one for all; what they are one for is not touched."""
+        if gradient.dtype == torch.float64:
+            gradient.copy_(
+                gradient * upstream if upstream.dim() == 0 else self.scale_gradient(gradient, upstream, layout)
+            )
+        else:
+            self._scale(gradient, upstream, layout, gradient)
+
+    def _scale(self, gradient: Tensor, upstream: Tensor, layout: TaskLayout, out: Tensor) -> None:
+        if gradient.numel() == 0:
+            return
+        factors = upstream.to(torch.float32).contiguous()
+        plan = self._plan(layout, gradient.device)
+        self._check(
+            self.kernels.scale_gradient(
+                plan.plan,
+                *_place(gradient.device),
+                gradient.data_ptr(),
+                factors.data_ptr(),
+                upstream.dim() == 0,
+                out.data_ptr(),
+                gradient.shape[0],
+            )
+        )
+
+    def _plan(self, layout: TaskLayout, device: torch.device) -> _Plan:
+        key = (layout.handle, device)
+        plan = self._plans.get(key)
+        if plan is None:
+            with torch.inference_mode(False):
+                plan = self._plans[key] = _Plan(self.kernels, layout, device)
+            weakref.finalize(layout, self._plans.pop, key, None)
+        return plan
+
+    def _check(self, error: int) -> None:
+        if error:
+            raise BackendError(f"CUDA kernels could not be launched: {self.kernels.error_name(error)}")
+
+
+def _place(device: torch.device) -> tuple[int, int]:
+    """Device number and the handle of its current stream."""
+    if device.type != "cuda":  # emulated
+        return 0, 0
+    return device.index, torch.cuda.current_stream(device).cuda_stream
+
+
+def _ids(sample_ids: Tensor | None) -> Tensor:
+    assert sample_ids is not None
+    ids = sample_ids if sample_ids.dtype in (torch.int32, torch.int64) else sample_ids.long()
+    return ids.contiguous()
+
+
+def _id_arguments(ids: Tensor | None) -> tuple[int, bool]:
+    return (0, False) if ids is None else (ids.data_ptr(), ids.dtype == torch.int64)
+
+
+def _addresses(state: MapState | None) -> tuple[int, int, bool, int, int]:
+    if state is None:
+        return 0, 0, False, 0, 0
+    return (
+        state.words.data_ptr(),
+        state.counts.data_ptr(),
+        state.missing,
+        state.rejected.data_ptr(),
+        state.words.shape[0],
+    )
+
+
+def built_kernels() -> ModuleType | None:
+    """Return ``pymtg._cuda`` where this installation was built with a CUDA compiler."""
+    try:
+        return importlib.import_module("pymtg._cuda")
+    except ModuleNotFoundError:
+        return None
+
+
+_kernels = built_kernels()
+if _kernels is not None:
+    _built = CudaBackend(_kernels)
+    cross_entropy, record = _built.cross_entropy, _built.record
+    scale_gradient, scale_gradient_ = _built.scale_gradient, _built.scale_gradient_

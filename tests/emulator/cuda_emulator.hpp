@@ -1,0 +1,257 @@
+// CUDA for a host compiler: runs the kernels of kernels/cuda, as they stand, block by block on the CPU.
+//
+// Every thread of a block is a context of its own that runs until the next barrier or shuffle. Which one runs
+// next is drawn anew each time, so that a missing barrier shows in the results sooner or later. Shared memory
+// is NaN before a block begins. What it does not show: the order of memory accesses between blocks, which run
+// one after the other.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#define PYMTG_GLOBAL inline
+#define PYMTG_DEVICE inline
+#define PYMTG_HOST_DEVICE inline
+#define PYMTG_BOUNDS(threads, blocks)
+#define PYMTG_SHARED(name) unsigned char* name = emulator::Block::current->shared()
+#define PYMTG_LAUNCH(kernel, grid, threads, bytes, stream, ...) \
+  emulator::launch([&] { kernel(__VA_ARGS__); }, grid, threads, bytes, stream)
+
+using std::max;
+using std::min;
+
+enum cudaError_t { cudaSuccess = 0 };
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return "an error of the emulator"; }
+
+struct Index {
+  unsigned x;
+};
+
+namespace emulator {
+
+constexpr unsigned kLanes = 32;
+constexpr std::size_t kStack = 64 * 1024;
+
+enum class State { runnable, at_block_barrier, at_warp_barrier, done };
+
+// A stack of its own, which is entered once and left and gone back to by jumps: they cost no system call.
+struct Thread {
+  std::unique_ptr<char[]> stack;
+  jmp_buf where;
+  State state = State::done;
+};
+
+// One block at work. Threads call sync_block and sync_warp; run() hands the processor round.
+class Block {
+ public:
+  static inline Block* current = nullptr;
+
+  Block(std::function<void()> body, unsigned threads, std::size_t shared_bytes)
+      : body_(std::move(body)),
+        threads_(pool(threads)),
+        shared_((shared_bytes + 15) / 16),
+        values_(threads) {}
+
+  void run() {
+    current = this;
+    for (auto& vector : shared_) std::memset(&vector, 0xff, sizeof vector);
+    for (Thread& thread : threads_) thread.state = State::runnable;
+    std::vector<unsigned> order;
+    for (;;) {
+      order.clear();
+      for (unsigned i = 0; i < threads_.size(); ++i)
+        if (threads_[i].state == State::runnable) order.push_back(i);
+      if (order.empty()) {
+        if (!release()) return;
+        continue;
+      }
+      std::shuffle(order.begin(), order.end(), random());
+      for (unsigned i : order) resume(i);
+    }
+  }
+
+  void sync_block() { wait(State::at_block_barrier); }
+  void sync_warp() { wait(State::at_warp_barrier); }
+  unsigned char* shared() { return reinterpret_cast<unsigned char*>(shared_.data()); }
+  unsigned thread() const { return running_; }
+
+  // The value of another lane; all lanes of the warp take part.
+  uint32_t exchange(uint32_t value, unsigned lane) {
+    values_[running_] = value;
+    sync_warp();
+    const uint32_t other = values_[running_ / kLanes * kLanes + lane];
+    sync_warp();
+    return other;
+  }
+
+  bool any(bool value) {
+    values_[running_] = value;
+    sync_block();
+    const bool result = std::any_of(values_.begin(), values_.end(), [](uint32_t v) { return v != 0; });
+    sync_block();
+    return result;
+  }
+
+ private:
+  struct alignas(16) Vector {
+    unsigned char bytes[16];
+  };
+
+  static std::mt19937& random() {
+    static std::mt19937 generator{std::random_device{}()};
+    return generator;
+  }
+
+  // Threads outlive a block: the next one finds them waiting for work.
+  static std::vector<Thread>& pool(unsigned threads) {
+    static std::vector<Thread> all;
+    if (all.size() != threads) all = std::vector<Thread>(threads);
+    return all;
+  }
+
+  static void entry() {
+    for (;;) {
+      current->body_();
+      current->wait(State::done);
+    }
+  }
+
+  void resume(unsigned i) {
+    running_ = i;
+    if (_setjmp(scheduler_) != 0) return;
+    if (threads_[i].stack != nullptr) _longjmp(threads_[i].where, 1);
+    threads_[i].stack.reset(new char[kStack]);
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = threads_[i].stack.get();
+    context.uc_stack.ss_size = kStack;
+    context.uc_link = nullptr;
+    makecontext(&context, &Block::entry, 0);
+    setcontext(&context);
+  }
+
+  void wait(State state) {
+    Thread& thread = threads_[running_];
+    thread.state = state;
+    if (_setjmp(thread.where) == 0) _longjmp(scheduler_, 1);
+  }
+
+  // Lets those go on for whom everybody has come; false where all are done.
+  bool release() {
+    bool released = false, waiting = false;
+    for (unsigned first = 0; first < threads_.size(); first += kLanes) {
+      const unsigned end = std::min<unsigned>(first + kLanes, static_cast<unsigned>(threads_.size()));
+      bool ready = true;
+      for (unsigned i = first; i < end; ++i) ready &= threads_[i].state == State::at_warp_barrier;
+      for (unsigned i = first; i < end && ready; ++i) threads_[i].state = State::runnable;
+      released |= ready;
+    }
+    if (released) return true;
+    for (Thread& thread : threads_) {
+      if (thread.state == State::at_warp_barrier)
+        throw std::logic_error("some lanes of a warp miss a barrier");
+      waiting |= thread.state == State::at_block_barrier;
+    }
+    for (Thread& thread : threads_)
+      if (thread.state == State::at_block_barrier) thread.state = State::runnable;
+    return waiting;
+  }
+
+  std::function<void()> body_;
+  std::vector<Thread>& threads_;
+  std::vector<Vector> shared_;
+  std::vector<uint32_t> values_;
+  jmp_buf scheduler_;
+  unsigned running_ = 0;
+};
+
+struct ThreadIndex {
+  struct X {
+    operator unsigned() const { return Block::current->thread(); }
+  } x;
+};
+
+inline Index block_index{0};
+
+inline void launch(std::function<void()> kernel, unsigned grid, unsigned threads, std::size_t shared_bytes,
+                   void* stream) {
+  if (stream != nullptr) throw std::logic_error("the emulator has the default stream only");
+  if (grid == 0) throw std::logic_error("a launch of no blocks");
+  Block block(std::move(kernel), threads, shared_bytes);
+  for (unsigned i = 0; i < grid; ++i) {
+    block_index.x = i;
+    block.run();
+  }
+}
+
+inline float half_to_float(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa != 0 ? NAN : sign * INFINITY;
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
+  return sign * std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
+}
+
+template <class To, class From>
+To bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  To result;
+  std::memcpy(&result, &value, sizeof result);
+  return result;
+}
+
+}  // namespace emulator
+
+inline constexpr emulator::ThreadIndex threadIdx{};
+#define blockIdx emulator::block_index
+
+inline float __int_as_float(int32_t bits) { return emulator::bits_as<float>(bits); }
+inline int32_t __float_as_int(float value) { return emulator::bits_as<int32_t>(value); }
+inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
+inline void __syncthreads() { emulator::Block::current->sync_block(); }
+inline bool __syncthreads_or(bool value) { return emulator::Block::current->any(value); }
+inline void __syncwarp() { emulator::Block::current->sync_warp(); }
+
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  const unsigned lane = threadIdx.x % emulator::kLanes ^ static_cast<unsigned>(mask);
+  return emulator::bits_as<T>(emulator::Block::current->exchange(emulator::bits_as<uint32_t>(value), lane));
+}
+
+// Threads give way at barriers only: between two of them everything is atomic.
+template <class T>
+T atomicCAS(T* at, T expected, T value) {
+  const T before = *at;
+  if (before == expected) *at = value;
+  return before;
+}
+template <class T>
+T atomicExch(T* at, T value) {
+  return std::exchange(*at, value);
+}
+template <class T>
+T atomicAdd(T* at, T value) {
+  return std::exchange(*at, *at + value);
+}
+template <class T>
+T atomicOr(T* at, T value) {
+  return std::exchange(*at, *at | value);
+}
