@@ -120,8 +120,8 @@ class Vectorised:
         """Different class counts: log-sum-exp over segments."""
         rows = targets.shape[0]
         task = self.task.expand(rows, -1)
-        top = torch.full(targets.shape, -torch.inf).scatter_reduce(1, task, logits.detach(), "amax")
-        total = torch.zeros(targets.shape).scatter_add(1, task, (logits - top[:, self.task]).exp())
+        top = logits.new_full(targets.shape, -torch.inf).scatter_reduce(1, task, logits.detach(), "amax")
+        total = logits.new_zeros(targets.shape).scatter_add(1, task, (logits - top[:, self.task]).exp())
         return total.log() + top - logits.gather(1, self.first + targets)
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import _gpu_tables
 from _headline import headline_table
 from _tables import MISSING, ROOT, load, machine, mb, ms, rows_to_markdown, times
 
@@ -427,6 +428,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits-differences": difference_table("compare-digits"),
     "dmtg-gains": dmtg_gains_table,
     **{name: quality_table(f"compare-{name}", metric) for name, metric in SETS.items()},
+    **_gpu_tables.TABLES,
 }
 
 
