@@ -1,7 +1,7 @@
 """The fused loss on a GPU: forward, backward to the logits and recording, against what a user would write.
 
-All forms of a shape are timed in turn in one run, beside a copy within the device's memory; every form's losses and
-gradients are checked first. ``python benchmarks/gpu_loss.py [--dry-run]`` writes ``results/gpu_loss.json``.
+All forms of a shape, which all record, are timed in turn in one run, beside a copy within the memory of the device; every
+form's losses and gradients are checked first. ``python benchmarks/gpu_loss.py [--dry-run]`` writes its JSON file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_LOOPED = 1_000  # tasks that the loop as released is run on
 
 
 def shapes(dry: bool) -> dict[str, Shape]:
-    """Small shapes (everything stays in the cache) and large ones, far beyond it."""
+    """Small shapes (everything stays in the cache) and large ones, far beyond it; first what is asked for most."""
     wide = torch.float32
     if dry:
         return {
@@ -34,18 +34,18 @@ def shapes(dry: bool) -> dict[str, Shape]:
     return {
         "small: 15 x 1": (256, [1] * 15, wide),
         "small: 100 x 1": (256, [1] * 100, wide),
-        "small: 100 x 10": (256, [10] * 100, wide),
-        "large: 1000 x 1": (65_536, [1] * 1000, wide),
-        "large: 1000 x 2": (32_768, [2] * 1000, wide),
         "large: 1000 x 10": (8_192, [10] * 1000, wide),
-        "large: 1000 x 2-20": (8_192, ragged, wide),
+        "large: 1000 x 2": (32_768, [2] * 1000, wide),
+        "large: 1000 x 1": (65_536, [1] * 1000, wide),
         "large: 100 x 100": (8_192, [100] * 100, wide),
+        "small: 100 x 10": (256, [10] * 100, wide),
+        "large: 1000 x 2-20": (8_192, ragged, wide),
         "large: 1000 x 10, bfloat16": (8_192, [10] * 1000, torch.bfloat16),
     }
 
 
 class Step:
-    """Forward and backward of one form on fixed logits; sample ids, where it records, change from call to call."""
+    """Forward and backward of one form on fixed logits; sample ids, where given, change from call to call."""
 
     def __init__(self, loss: Callable[..., Any], logits: torch.Tensor, targets: torch.Tensor, ids: Any) -> None:
         self.loss, self.targets, self.ids = loss, targets, ids
@@ -74,14 +74,11 @@ def steps_of(run: Run, layout: TaskLayout, logits: torch.Tensor, targets: torch.
         steps[f"pymtg {backend} + map"] = Step(MultiTaskLoss(layout, data_map, backend=backend), logits, targets, ids)
     with run.device:
         for form in forms_for(layout):
-            for recording, suffix in ((None, ""), (ids, " + map")):
-                steps[f"eager {form}{suffix}"] = Step(
-                    summed(Vectorised(layout, samples, form)), logits, targets, recording
-                )
-                compiled = run.compiled(summed(Vectorised(layout, samples, form)))
-                steps[f"compile {form}{suffix}"] = Step(compiled, logits, targets, recording)
+            steps[f"eager {form}"] = Step(summed(Vectorised(layout, samples, form)), logits, targets, ids)
+            compiled = run.compiled(summed(Vectorised(layout, samples, form)))
+            steps[f"compile {form}"] = Step(compiled, logits, targets, ids)
         if layout.num_tasks <= MOST_LOOPED and samples * layout.num_tasks < 2**29:
-            steps["loop + map"] = Step(summed(ReleasedLoop(layout, samples)), logits, targets, ids)
+            steps["loop"] = Step(summed(ReleasedLoop(layout, samples)), logits, targets, ids)
     return steps
 
 
@@ -101,8 +98,9 @@ def counted_bytes(logits: torch.Tensor, targets: torch.Tensor, recording: bool) 
     return 2 * logits.nbytes + targets.nbytes + (2 * 8 * cells + 8 * len(targets) if recording else 0)
 
 
-def best(found: dict[str, float], kind: str, recording: bool) -> str | None:
-    names = [name for name in found if name.startswith(kind) and name.endswith("+ map") == recording]
+def best(found: dict[str, float], kind: str) -> str | None:
+    """Name of the fastest form of a kind."""
+    names = [name for name in found if name.startswith(kind)]
     return min(names, key=found.__getitem__) if names else None
 
 
@@ -129,7 +127,12 @@ def measure(run: Run, name: str, shape: Shape) -> dict[str, Any]:
 
 
 def of_backend(
-    run: Run, backend: str, seconds: Any, found: Any, steps: Any, logits: Any, targets: Any
+    run: Run,
+    backend: str,
+    seconds: dict[str, list[float]],
+    steps: dict[str, Step],
+    logits: torch.Tensor,
+    targets: torch.Tensor,
 ) -> dict[str, Any]:
     """Return the figures of one backend: shares of the copy's bandwidth, what recording adds, ratios, launches."""
     plain, recording, found = f"pymtg {backend}", f"pymtg {backend} + map", medians(seconds)
@@ -138,7 +141,7 @@ def of_backend(
         moved = counted_bytes(logits, targets, form == recording)
         copy_share = [moved / s / (run.copied_bytes / c) for s, c in zip(seconds[form], seconds["copy"], strict=False)]
         figures[f"bandwidth_of_copy_{key}"] = sorted(copy_share)[len(copy_share) // 2]
-    peers = {kind: best(found, kind, True) for kind in ("eager", "compile", "loop")}
+    peers = {kind: best(found, kind) for kind in ("eager", "compile", "loop")}
     figures["faster_than"] = {kind: ratio(seconds[recording], seconds[p]) for kind, p in peers.items() if p}
     figures["best_forms"] = peers
     figures["launches"] = run.launches(steps[recording])

@@ -32,15 +32,15 @@ measure() {
 }
 
 if [ "${PYMTG_INSTALL:-1}" = 1 ]; then
-limited 90 build "$python" -m pip install --no-build-isolation --no-deps -C cmake.define.PYMTG_CUDA=ON .
+  limited 80 build "$python" -m pip install --no-build-isolation --no-deps -C cmake.define.PYMTG_CUDA=ON .
 fi
 # The tests and benchmarks must see the installed package, not the source folder they stand in.
 export PYTHONSAFEPATH=1 PYTHONPATH="$PWD/benchmarks:$PWD/tests"
-limited 110 tests "$python" -m pytest tests/gpu -q --timeout 100 -p no:cacheprovider
-measure 120 loss
-measure 30 tasks
-measure 70 backends
-measure 40 linear
+limited 100 tests "$python" -m pytest tests/gpu -q --timeout 90 -p no:cacheprovider
+measure 190 loss
+measure 25 tasks
+measure 60 backends
+measure 35 linear
 measure 40 training
 "$python" benchmarks/make_tables.py || failed="$failed tables"
 [ -z "$failed" ] || echo "failed or cut short:$failed"
