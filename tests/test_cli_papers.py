@@ -136,6 +136,16 @@ def test_milestones_are_those_of_torch(tmp_path, run):
     assert losses[0][2] != losses[1][2]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_ends_the_run_in_one_line(tmp_path, fails, workers):
+    write_celeba(tmp_path, 6, 0, 2)
+    (tmp_path / "img_align_celeba" / "000004.jpg").write_bytes(b"")
+    words = ["--image-size", "8", "--images", "disk", "--workers", workers, "--epochs", "1", "--quiet"]
+    line = fails("dmtg", "--data", f"celeba:{tmp_path}", "--out", tmp_path / "out", *words)
+    assert re.match(r"pymtg dmtg: \S*000004.jpg is truncated or no image: ", line), line
+    assert len(line) < 300
+
+
 # networks ------------------------------------------------------------------------------------------------------------
 
 

@@ -42,7 +42,11 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror}"
-    return " ".join(str(error).split())
+    text = str(error)
+    if text.startswith("Caught ") and "\nOriginal Traceback" in text:  # what torch makes of an error in a worker
+        last = text.strip().splitlines()[-1]
+        text = last.partition(": ")[2] or last
+    return " ".join(text.split())
 
 
 def in_flags(message: str, flags: Mapping[str, str]) -> str:
