@@ -93,9 +93,13 @@ def batch_source(data: Any, layout: TaskLayout, config: TrainConfig, argument: s
 
 
 def input_batches(inputs: torch.Tensor, config: TrainConfig) -> Iterator[torch.Tensor]:
-    """Yield slices of an input tensor, on the device."""
+    """Yield slices of an input tensor, on the device.
+
+    Copies: on some processors the last bits of a product depend on where its operands begin in memory, and a tensor's
+    rows are to give what the same rows of a dataset give.
+    """
     for start, stop in _cuts(len(inputs), config.batch_size):
-        yield inputs[start:stop].to(config.torch_device)
+        yield inputs[start:stop].to(config.torch_device, copy=True)
 
 
 def _target_matrix(targets: Any, layout: TaskLayout, argument: str) -> torch.Tensor:
