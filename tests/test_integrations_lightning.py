@@ -216,6 +216,13 @@ def both(**options):
     return [DataMapCallback(**options), DataMapCallback(name="other", snapshot_epochs=[2, 3], snapshots="disk")]
 
 
+def test_a_mixed_module_fills_the_maps_of_several_callbacks():
+    net, callbacks = Mixed(), both()
+    fit(net, callbacks)
+    for callback in callbacks:
+        assert_same_map(callback.data_map, net.observed.map(LAYOUT, M))
+
+
 @pytest.mark.parametrize("saved", ["train end", "validation end"])
 def test_a_resumed_fit_goes_on_with_its_maps(tmp_path, saved):
     dataset = with_ids(data())

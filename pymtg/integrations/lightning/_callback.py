@@ -156,6 +156,11 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         self._padding.begin(trainer.train_dataloader)
         self._recording.begin_epoch(trainer.current_epoch + 1)
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Forget what the batch before recorded."""
+        if isinstance(pl_module, DataMapMixin):
+            pl_module._pymtg_batch = None
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
         found = self._found(trainer, pl_module, outputs, batch)
@@ -187,9 +192,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     def _found(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any) -> tuple[Any, Any, Any] | None:
         if isinstance(pl_module, DataMapMixin):
-            noted, pl_module._pymtg_batch = pl_module._pymtg_batch, None
-            if noted is not None:
-                return noted
+            if pl_module._pymtg_batch is not None:  # left there for other callbacks
+                return pl_module._pymtg_batch
         if outputs is None or (isinstance(outputs, Mapping) and not outputs):
             return None  # training_step returned None: Lightning skips the batch
         logits, targets = (self._one(what, outputs, batch) for what in ("logits", "targets"))

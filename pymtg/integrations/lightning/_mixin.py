@@ -59,7 +59,7 @@ class DataMapMixin:
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Take the ids out of a training batch: Lightning's hook."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
-        self._pymtg_ids = self._pymtg_batch = None
+        self._pymtg_ids = None
         if not _in_training(self):
             return batch
         if gives_ids(self._trainer.train_dataloader):  # type: ignore[attr-defined]
