@@ -1,14 +1,17 @@
 """What recording adds to a step of somebody else's loop: the hook, Lightning, the Hugging Face Trainer.
 
-``python benchmarks/bench_integrations.py`` writes ``results/integrations.json``. Each loop runs with and without the
-data map in turn, in one process; the loop without has the plain data set, so that the ids' way through loader and
-collator is counted. Processor time of whole epochs, one thread; medians of the rounds, the differences paired by round.
+``python benchmarks/bench_integrations.py`` writes ``results/integrations.json``; with words as arguments it measures
+the loops that are called so and leaves the others' points as they are. Each loop runs with and without the data map in
+turn, in one process; the loop without has the plain data set, so that the ids' way through loader and collator is
+counted. Processor time of whole epochs, one thread; medians of the rounds, the differences paired by round.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _fresh import save
+from _fresh import RESULTS, save
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from torch import nn
@@ -28,7 +31,7 @@ from pymtg import TaskLayout, record
 from pymtg.data import with_ids
 from pymtg.integrations import huggingface, lightning
 
-BATCH, STEPS, EPOCHS, ROUNDS = 64, 40, 3, 15  # the first epoch of a fit is not counted
+BATCH, STEPS, EPOCHS, ROUNDS = 64, 40, 3, 11  # the first epoch of a fit is not counted
 SIZE = BATCH * STEPS
 
 
@@ -40,7 +43,7 @@ def arrays(tasks: int) -> TensorDataset:
     return TensorDataset(torch.randn(SIZE, 64), torch.randint(2, (SIZE, tasks)).float())
 
 
-# Each function fits once and returns the processor seconds of its epochs.
+# Each function fits once and returns the processor seconds of its epochs, in steps.
 
 
 def hook(tasks: int, recording: bool) -> list[float]:
@@ -59,7 +62,7 @@ def hook(tasks: int, recording: bool) -> list[float]:
             loss(model(inputs), targets).backward()
             optimizer.step()
         seconds.append(time.process_time() - start)
-    return seconds[1:]
+    return [epoch / STEPS for epoch in seconds[1:]]
 
 
 class Plain(LightningModule):
@@ -117,17 +120,18 @@ def fit(module: type[Plain]) -> Callable[[int, bool], list[float]]:
         )
         loader = DataLoader(with_ids(data) if recording else data, BATCH, shuffle=True)
         trainer.fit((module if recording else Plain)(tasks), loader)
-        return clock.seconds[1:]
+        return [epoch / STEPS for epoch in clock.seconds[1:]]
 
     return run
 
 
 class Sentences(Dataset):
     def __init__(self, tasks: int) -> None:
-        self.inputs, self.labels = torch.randint(1000, (SIZE, 32)), torch.randint(2, (SIZE, tasks)).float()
+        size = SIZE // 2  # a step takes longer
+        self.inputs, self.labels = torch.randint(1000, (size, 32)), torch.randint(2, (size, tasks)).float()
 
     def __len__(self) -> int:
-        return SIZE
+        return len(self.inputs)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"input_ids": self.inputs[index], "labels": self.labels[index]}
@@ -170,7 +174,7 @@ def train(tasks: int, recording: bool) -> list[float]:
         )
         trainer.pop_callback(PrinterCallback)
         trainer.train()
-    return clock.seconds[1:]
+    return [epoch / (STEPS // 2) for epoch in clock.seconds[1:]]
 
 
 LOOPS = {
@@ -181,29 +185,37 @@ LOOPS = {
 }
 
 
+def kept() -> list[dict[str, Any]]:
+    path = RESULTS / "integrations.json"
+    return json.loads(path.read_text())["points"] if path.exists() else []
+
+
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    points = []
-    for name, loop in LOOPS.items():
+    words = sys.argv[1:]
+    chosen = {name: loop for name, loop in LOOPS.items() if not words or any(word in name for word in words)}
+    points = [point for point in kept() if point["loop"] not in chosen]
+    for name, loop in chosen.items():
         for tasks in (15, 100):
             per_step: dict[bool, list[float]] = {False: [], True: []}
             for number in range(ROUNDS + 1):
                 for recording in (False, True) if number % 2 else (True, False):
-                    seconds = statistics.median(loop(tasks, recording)) / STEPS
+                    seconds = statistics.median(loop(tasks, recording))
                     if number:  # the first round warms up
                         per_step[recording].append(seconds)
             pairs = list(zip(per_step[False], per_step[True], strict=True))
             adds = [after - before for before, after in pairs]
-            point = {"loop": name, "tasks": tasks, "batch": BATCH, "rounds": ROUNDS, "steps": STEPS}
+            point = {"loop": name, "tasks": tasks, "batch": BATCH, "rounds": ROUNDS}
             point |= {"without": statistics.median(per_step[False]), "with": statistics.median(per_step[True])}
             quartiles = statistics.quantiles(adds, n=4)
             point |= {"adds": quartiles[1], "adds_quartiles": [quartiles[0], quartiles[2]]}
             point["ratio"] = statistics.median(after / before for before, after in pairs)
             points.append(point)
             print(point, flush=True)
+    points.sort(key=lambda point: list(LOOPS).index(point["loop"]))
     save("integrations", "processor seconds a step of a loop, with and without its data map", points)
 
 

@@ -191,9 +191,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     # From a step to logits, targets and ids
 
     def _found(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any) -> tuple[Any, Any, Any] | None:
-        if isinstance(pl_module, DataMapMixin):
-            if pl_module._pymtg_batch is not None:  # left there for other callbacks
-                return pl_module._pymtg_batch
+        if isinstance(pl_module, DataMapMixin) and pl_module._pymtg_batch is not None:
+            return pl_module._pymtg_batch  # and left there for other callbacks
         if outputs is None or (isinstance(outputs, Mapping) and not outputs):
             return None  # training_step returned None: Lightning skips the batch
         logits, targets = (self._one(what, outputs, batch) for what in ("logits", "targets"))
