@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import test_cross_entropy
 import test_extreme_logits
 import torch
 from _cases import CLASSES, MISSING, STRIDES, random_case, random_layout, task_by_task
 from _emulated import compiler, emulated_kernels
+from _loss_checks import check, run
 from _settings import TARGET_DTYPES
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def test_layouts(name: str, generator: torch.Generator, poisoned: None) -> None:
             logit_strides=STRIDES[drawn[3] % len(STRIDES)],
             target_strides=STRIDES[drawn[4] % len(STRIDES)],
         )
-        test_cross_entropy.check(case, NAME)
+        check(case, NAME)
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
@@ -78,7 +78,7 @@ def test_dtypes_and_strides(dtype: torch.dtype, generator: torch.Generator, pois
             logit_strides=strides,
             target_strides=strides,
         )
-        test_cross_entropy.check(case, NAME)
+        check(case, NAME)
 
 
 def test_weighted_total(generator: torch.Generator, poisoned: None) -> None:
@@ -87,7 +87,7 @@ def test_weighted_total(generator: torch.Generator, poisoned: None) -> None:
     total, losses = weighted_multitask_cross_entropy(case.logits, case.targets, case.layout, weights, backend=NAME)
     (gradient,) = torch.autograd.grad(total, case.logits)
     case.upstream = weights
-    expected, expected_gradient = test_cross_entropy.run(case, "reference")
+    expected, expected_gradient = run(case, "reference")
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
 
@@ -250,7 +250,7 @@ def test_scaling_in_place_and_not(classes: list[int], generator: torch.Generator
     case = random_case(random_layout(classes, generator, weighted=True), 35, generator)
     for upstream in (torch.ones_like(case.upstream), case.upstream, torch.tensor([1.0, *case.upstream.tolist()[1:]])):
         case.upstream = upstream
-        _, expected = test_cross_entropy.run(case, "reference")
+        _, expected = run(case, "reference")
         losses = multitask_cross_entropy(case.logits, case.targets, case.layout, backend=NAME)
         for keep in (True, True, False):
             (gradient,) = torch.autograd.grad(losses, case.logits, case.upstream, retain_graph=keep)
