@@ -189,6 +189,7 @@ class CudaBackend:
         """See :func:`pymtg._reference.scale_gradient`."""
         if gradient.dtype == torch.float64:
             return _reference.scale_gradient(gradient, upstream, layout)
+        gradient = gradient.contiguous()
         out = torch.empty_like(gradient)
         self._scale(gradient, upstream, layout, out)
         return out

@@ -25,7 +25,7 @@ PYMTG_GLOBAL void PYMTG_BOUNDS(kThreads, 4) scale_kernel(Scale a) {
   const int64_t end_row = min(first_row + kScaleRows, a.rows);
   const int64_t start = static_cast<int64_t>(blockIdx.x % column_blocks) * kScaleColumns;
   // Four neighbours where all rows are aligned, else every 256th column.
-  const bool aligned = a.columns % 4 == 0;
+  const bool aligned = a.columns % 4 == 0 && unaligned(a.gradient) == 0 && unaligned(a.out) == 0;
   const int64_t first = start + (aligned ? 4 : 1) * static_cast<int64_t>(threadIdx.x);
   const int64_t step = aligned ? 1 : kThreads;
   float factors[4];

@@ -1,6 +1,7 @@
 #include "tiling.cuh"
 
 #include <algorithm>
+#include <numeric>
 
 namespace pymtg {
 namespace cuda {
@@ -29,6 +30,14 @@ bool fits(const std::vector<int64_t>& offsets, int first, int end, int rows, int
   if (offsets[static_cast<std::size_t>(end)] - offsets[static_cast<std::size_t>(first)] > floats)
     return false;
   return tile_floats(rows, columns_of(offsets, first, end), end - first) <= floats;
+}
+
+// Whether rows of a tile lie so that more than two lanes of a warp meet in a bank: neighbouring tasks as far
+// apart as the pitch leaves no room for.
+bool crowded(const std::vector<int64_t>& offsets, int rows) {
+  for (std::size_t task = 0; task + 1 < offsets.size(); ++task)
+    if (std::gcd(offsets[task + 1] - offsets[task], static_cast<int64_t>(kWarp / rows)) > 2) return true;
+  return false;
 }
 
 Tiling cut(const std::vector<int64_t>& offsets, int rows, int64_t floats) {
@@ -69,7 +78,7 @@ Tiling tiling_for(const std::vector<int64_t>& offsets, int64_t batch_rows) {
   for (int task = 0; task < num_tasks; ++task) streams |= streamed(offsets, task);
   int whole = streams ? 0 : most;
   while (whole > 0 && !fits(offsets, 0, num_tasks, whole, kTileFloats)) whole /= 2;
-  if (whole >= std::min(most, kFewestWholeRows)) {
+  if (whole >= std::min(most, kFewestWholeRows) && (whole == most || !crowded(offsets, whole))) {
     while (whole > 1 && (batch_rows + whole - 1) / whole < kEnoughBlocks / 2) whole /= 2;
     return cut(offsets, whole, kTileFloats);
   }
