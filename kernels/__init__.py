@@ -1,5 +1,5 @@
 """GPU kernels, installed as ``pymtg.kernels``. Nothing in here knows the rest of pymtg.
 
-No kernel lives here yet: CUDA tensors are served by the plain-torch ``reference`` backend. What a kernel has to compute
-and how a backend is plugged in is written in ``docs/architecture.md`` ("The backend seam").
+What a kernel has to compute and how a backend is plugged in is written in ``docs/architecture.md`` ("The backend
+seam").
 """

@@ -68,7 +68,7 @@ def check_sample_ids(sample_ids: Tensor, rows: int, device: torch.device) -> Non
 
 def check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids: Tensor | None) -> None:
     """Raise unless the map fits the layout and the logits' device, and there are ids for it."""
-    if not isinstance(getattr(data_map, "state", None), MapState):
+    if not isinstance(getattr(data_map, "_state", None), MapState):
         raise InvalidTypeError(f"data_map must be a DataMap; got {type(data_map).__name__}")
     if data_map.layout is not layout and data_map.layout != layout:
         raise InvalidArgumentError(
@@ -84,8 +84,8 @@ def check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids:
     if sample_ids is None:
         raise InvalidArgumentError("sample_ids must be given with a data map; got None")
     # Ids of a map in host memory need not go to the device first.
-    at_home = data_map.storage is not None and getattr(sample_ids, "device", None) == data_map.state.words.device
-    check_sample_ids(sample_ids, logits.shape[0], data_map.state.words.device if at_home else logits.device)
+    at_home = data_map.storage is not None and isinstance(sample_ids, Tensor) and sample_ids.device.type == "cpu"
+    check_sample_ids(sample_ids, logits.shape[0], sample_ids.device if at_home else logits.device)
 
 
 def check_task_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:

@@ -58,7 +58,7 @@ class Courier:
         if not any(tensor.is_cuda for tensor in tensors):
             return [tensor.clone() for tensor in tensors], None
         device = tensors[0].device
-        stream = self._streams.setdefault(device, torch.cuda.Stream(device))
+        stream = self._streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         arrived = []
         with torch.cuda.stream(stream):
@@ -67,7 +67,7 @@ class Courier:
                 arrived.append(staging.copy_(tensor, non_blocking=tensor.is_cuda))
                 if tensor.is_cuda:
                     tensor.record_stream(stream)  # its memory is not given away before it is read
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(stream)
         return arrived, event
 

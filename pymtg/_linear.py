@@ -260,8 +260,9 @@ def _forward(
     targets = call.targets[:, chunk.tasks]
     state: tuple[Tensor | None, ...] = (None, None, None, None)
     if seen is not None:
-        batch = batch_map(*targets.shape, logits.device, missing=True)
-        state = (torch.arange(len(targets), device=logits.device), *batch)
+        rows, tasks = targets.shape
+        batch = batch_map(rows, tasks, logits.device, missing=True)
+        state = (torch.arange(rows, device=logits.device), *batch)
     losses, left = _ops.multitask_cross_entropy(
         logits, targets, weights, *state, chunk.layout.handle, call.ignore_index, call.backend, need
     )

@@ -108,21 +108,35 @@ class DataMap:
         home = self._device if storage is None else torch.device("cpu")
         shape = (num_samples, layout.num_tasks)
         with torch.inference_mode(False):  # a map built in inference mode can be recorded into outside it
-            self.state = MapState(
+            self._state = MapState(
                 torch.zeros((num_samples, 2, layout.num_tasks), dtype=torch.int32, device=home),
                 torch.zeros(shape, dtype=torch.int16, device=home)
                 if missing
                 else torch.zeros(num_samples, dtype=torch.int32, device=home),
                 torch.zeros(1, dtype=torch.int64, device=home),
             )
-        self._courier = None if storage is None else Courier(self.state)
+        self._courier = None if storage is None else Courier(self._state)
 
     # What it holds
 
     @property
+    def state(self) -> MapState:
+        """The tensors, with everything recorded that is on its way; see ``docs/architecture.md``."""
+        if self._courier is not None:
+            self._courier.settle()
+        return self._state
+
+    @state.setter
+    def state(self, state: MapState) -> None:
+        if self._courier is not None:
+            self._courier.settle()
+            self._courier.state = state
+        self._state = state
+
+    @property
     def num_samples(self) -> int:
         """M, the number of samples."""
-        return self.state.words.shape[0]
+        return self._state.words.shape[0]
 
     @property
     def num_tasks(self) -> int:
@@ -132,12 +146,12 @@ class DataMap:
     @property
     def missing(self) -> bool:
         """Whether labels may be missing."""
-        return self.state.missing
+        return self._state.missing
 
     @property
     def device(self) -> torch.device:
         """Where the logits are that it records, and its state, unless that is in host memory (:attr:`storage`)."""
-        return self.state.words.device if self._courier is None else self._device
+        return self._state.words.device if self._courier is None else self._device
 
     @property
     def storage(self) -> str | None:
@@ -147,12 +161,12 @@ class DataMap:
     @property
     def nbytes(self) -> int:
         """Bytes of the state, without snapshots."""
-        return sum(tensor.nbytes for tensor in self.state)
+        return sum(tensor.nbytes for tensor in self._state)
 
     @property
     def num_rejected(self) -> int:
         """Rows that were left out because a loss of theirs was not finite."""
-        self._settle()
+        _faults.check(self.device)
         return int(self.state.rejected)
 
     @property
@@ -243,7 +257,7 @@ class DataMap:
             check_values(p, there, ids, self.num_samples, missing=self.missing)
         refused = (~torch.isfinite(p) & there).any(1)
         if self._courier is None:
-            serving.record(self.state, p, hit, there, ids, refused)
+            serving.record(self._state, p, hit, there, ids, refused)
         else:
             signed = torch.where(hit, -p.abs(), p.abs())
             self._courier.send(torch.where(there, signed, torch.nan), refused, ids)
@@ -268,7 +282,7 @@ class DataMap:
                 shown = "" if what == "layout" else f"; got {theirs}, this map has {ours}"
                 raise InvalidArgumentError(f"other must have this map's {what}{shown}")
         for one in (self, other):
-            one._settle()
+            _faults.check(one.device)
         _map_merge.add(self.state, other.state)
         return self
 
@@ -284,7 +298,7 @@ class DataMap:
         RankError
             If the ranks' maps differ in layout, samples or `missing`, or a rank is lost.
         """
-        self._settle()
+        _faults.check(self.device)
         _map_ranks.all_reduce(self, group)
         return self
 
@@ -306,7 +320,7 @@ class DataMap:
         RankError
             As for :meth:`all_reduce_`.
         """
-        self._settle()
+        _faults.check(self.device)
         rows, state = _map_ranks.reduce_scatter(self, group)
         part = DataMap(len(rows), self.layout, device=state.words.device, ddof=self.ddof, missing=self.missing)
         part.state = state
@@ -314,8 +328,6 @@ class DataMap:
 
     def reset(self) -> None:
         """Forget every observation, the snapshots and the number of rejected rows."""
-        if self._courier is not None:
-            self._courier.settle()
         for tensor in self.state:
             tensor.zero_()
         self._store = self._store.empty()
@@ -327,7 +339,7 @@ class DataMap:
         """
         self._device = target = _resolved(device)
         if self._courier is None:
-            self.state = MapState(*(tensor.to(target) for tensor in self.state))
+            self._state = MapState(*(tensor.to(target) for tensor in self.state))
             self._store.to(target)
         return self
 
@@ -400,7 +412,7 @@ class DataMap:
         Snapshots on disk are tensors that map the file; in place of those that were forgotten stand the Gram matrix
         and their epochs.
         """
-        self._settle()
+        _faults.check(self.device)
         plain: dict[str, Any] = {"layout": self.layout.to_dict(), "ddof": self.ddof}
         if self.snapshot_kind != "memory":
             plain["snapshots"] = self.snapshot_kind
@@ -425,8 +437,6 @@ class DataMap:
         for epoch, words, counts in snapshots:
             store.add(Snapshot(epoch, words, counts, self.ddof))
         store.to(self.state.words.device)
-        if self._courier is not None:
-            self._courier.settle()
         for name, tensor in self.state._asdict().items():
             tensor.copy_(state[name])
         self._store = store
@@ -493,7 +503,7 @@ class DataMap:
     def _begin(self, sample_ids: Tensor) -> tuple[MapState, Tensor]:
         """Return the tensors that a loss records a batch into, and the ids to record at."""
         if self._courier is None:
-            return self.state, sample_ids
+            return self._state, sample_ids
         if not sample_ids.is_cuda:
             check_ids(sample_ids, self.num_samples)
         rows = len(sample_ids)
@@ -508,19 +518,11 @@ class DataMap:
             sample_ids = note_ids(sample_ids, self.num_samples, self.layout)
         self._courier.take(batch, targets != ignore_index, sample_ids)
 
-    def _settle(self) -> None:
-        """Raise what went wrong on the device, and have everything recorded that is on its way."""
-        _faults.check(self.device)
-        if self._courier is not None:
-            self._courier.settle()
-
     def __getstate__(self) -> dict[str, Any]:
-        if self._courier is not None:
-            self._courier.settle()
-        return self.__dict__.copy()
+        return self.__dict__ | {"_state": self.state}
 
     def _now(self, epoch: int = -1) -> Snapshot:
-        self._settle()
+        _faults.check(self.device)
         return Snapshot(epoch, self.state.words, self.state.counts, self.ddof)
 
 

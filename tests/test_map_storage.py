@@ -68,14 +68,14 @@ def test_reads_wait_and_steps_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     go, real = threading.Event(), _courier._cpp.record
 
     def held_up(*arguments):
-        go.wait(60)
+        go.wait(20)
         real(*arguments)
 
     monkeypatch.setattr(_courier._cpp, "record", held_up)
     p, ids = torch.full((1, 1), 0.5), torch.tensor([1])
     for _ in range(_courier.MOST_ON_THE_WAY):
         data_map.update(p, ids)
-    assert not data_map.state.counts.any()
+    assert not data_map._state.counts.any()
     fifth = threading.Thread(target=data_map.update, args=(p, ids))
     fifth.start()
     time.sleep(0.05)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pymtg import _faults
 from pymtg._ranges import each, span
 from pymtg._ranges import stage as stage_range
 from pymtg.datamap import DataMap
@@ -254,6 +255,7 @@ class Run:
 
     def _read(self, epoch: int, sums: torch.Tensor) -> tuple[float, tuple[float, ...]]:
         """Bring an epoch's training figures to the host, the only such read, and check them."""
+        _faults.check(sums.device)  # what is wrong with labels or ids says more than the NaN that it leads to
         figures: list[float] = sums.tolist()
         state, loss, *task_losses = figures
         if not all(map(math.isfinite, (state, loss, *task_losses))):
