@@ -96,7 +96,7 @@ class HostSnapshot(Snapshot):
         copies = [torch.empty_like(part, device="cpu", pin_memory=part.is_cuda) for part in (words, counts)]
         for copy, part in zip(copies, (words, counts), strict=True):
             copy.copy_(part, non_blocking=True)
-        event = torch.cuda.Event() if words.is_cuda else None
+        event = torch.cuda.Event() if words.is_cuda else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record(torch.cuda.current_stream(words.device))
         for name, value in (("epoch", epoch), ("ddof", ddof), ("_copies", copies), ("_event", event)):
