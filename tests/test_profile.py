@@ -57,7 +57,8 @@ def profiled(request, tmp_path_factory):
     print(f"PYMTG_TEST_SEED={seed}")
     directory = tmp_path_factory.mktemp(request.param)
     places = {"profile": directory / "new" / "p", "checkpoint_dir": directory / "kept"}
-    trainer = TRAINERS[request.param](seed, **places)
+    options = {"specialise": "one-by-one"} if request.param == "stg" else {}
+    trainer = TRAINERS[request.param](seed, **places, **options)
     return request.param, seed, trainer.fit(make(seed), make(seed + 1)), directory / "new" / "p"
 
 
@@ -121,9 +122,9 @@ def test_windows_are_bounded_too(seed, tmp_path, monkeypatch):
     stg(seed, profile=tmp_path, epochs=1, specialised_epochs=1).fit(make(seed), make(seed + 1))
     names = {event["name"] for event in events(tmp_path)}
     assert "joint" in names
-    assert "group 1" not in names
+    assert not {name for name in names if name.startswith("group ")}
     told = json.loads((tmp_path / "profile.json").read_text(encoding="utf-8"))
-    assert "group 1" in {row["stage"] for row in told["spans"]}
+    assert len({row["stage"] for row in told["spans"]}) > 3
 
 
 def test_a_run_that_ends_early_leaves_its_profile(seed, tmp_path):

@@ -15,11 +15,12 @@ from _tiny import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from pymtg import DataMap, TaskGroups, TaskLayout
+from pymtg import DataMap, STGTrainer, TaskGroups, TaskLayout
 from pymtg.cli import main
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.integrations import tensorboard as integration
 from pymtg.integrations.tensorboard import add_data_map, add_groups
+from pymtg.nets import mlp
 
 
 @pytest.fixture
@@ -67,17 +68,28 @@ def test_scalars_are_those_of_the_result(seed, tmp_path):
 
 def test_a_resumed_run_has_every_epoch_once_and_a_new_one_none_of_the_old(seed, tmp_path):
     data, board = (make(seed), make(seed + 1)), tmp_path / "board"
-    stg(seed + 1, tensorboard=board, epochs=9, specialised_epochs=6).fit(*data)  # another run's
+    options = {"tensorboard": board, "specialise": "one-by-one"}
+    stg(seed + 1, epochs=9, specialised_epochs=6, **options).fit(*data)  # another run's
     with pytest.raises(Bomb):  # in the sixth epoch of the second group's network
-        stg(seed, Countdown(10 * 5 + 10 * 3 + 25), tensorboard=board, checkpoint_dir=tmp_path / "kept").fit(*data)
+        stg(seed, Countdown(10 * 5 + 10 * 3 + 25), checkpoint_dir=tmp_path / "kept", **options).fit(*data)
     newest = max((tmp_path / "kept").glob("at-*"))
     newest.unlink()  # so that an epoch which the board knows is trained again
-    trainer = stg(seed, tensorboard=board, checkpoint_dir=tmp_path / "kept").fit(*data, resume=True)
+    trainer = stg(seed, checkpoint_dir=tmp_path / "kept", **options).fit(*data, resume=True)
     for stage in trainer.result_.stages:
         found = curve(read(board / stage.name.replace(" ", "-")), "loss")
         assert found == list(zip(range(1, stage.epochs + 1), single(r.loss for r in stage.history), strict=True))
     assert read(board / "groups").Images("memberships")[-1].step == 0
     assert len(read(board / "groups").Images("memberships")) == 1
+
+
+def test_networks_that_are_trained_together_have_a_curve_each(seed, tmp_path):
+    layout = LAYOUT
+    options = {"num_groups": 2, "epochs": 2, "seed": seed, "num_threads": 1, "progress": False}
+    trainer = STGTrainer(mlp(6, (8,)), layout, specialise="together", tensorboard=tmp_path, **options).fit(make(seed))
+    for stage in trainer.result_.specialised:
+        folder = tmp_path / stage.name.replace(" ", "-")
+        assert len(list(folder.iterdir())) == 1
+        assert [v for _, v in curve(read(folder), "loss")] == single(r.loss for r in stage.history)
 
 
 def test_many_tasks_get_no_curves_of_their_own(seed, tmp_path, monkeypatch):

@@ -30,10 +30,10 @@ class Board:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._tasks = layout.names if layout.num_tasks <= MOST_TASKS else ()
-        self._stage, self._writer = "", None
+        self._writers: dict[str, Any] = {}  # of the stages at work: one, or K that are trained together
 
-    def write(self, stage: str, record: EpochRecord, more: dict[str, Any] | None = None) -> None:
-        """Write one epoch of a stage under the names of the log, tasks under theirs."""
+    def write(self, stage: str, record: EpochRecord, epochs: int, more: dict[str, Any] | None = None) -> None:
+        """Write one of a stage's epochs under the names of the log, tasks under theirs."""
         figures = {"loss": record.loss, "val_score": record.val_score, "seconds": record.seconds, **(more or {})}
         for part, values in (("task_losses", record.task_losses), ("val_task_scores", record.val_task_scores)):
             figures |= {f"{part}/{name}": value for name, value in zip(self._tasks, values or (), strict=False)}
@@ -43,6 +43,8 @@ class Board:
                 if value is not None:
                     writer.add_scalar(tag, value, record.epoch)
             writer.flush()
+            if record.epoch == epochs:
+                self._close(stage)
 
     def finish(self, groups: TaskGroups, data_map: DataMap | None) -> None:
         """Write what the run found, as the run ``groups``."""
@@ -55,17 +57,20 @@ class Board:
     def _writer_of(self, stage: str, first: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        if stage != self._stage or self._writer is None:
-            self.close()
+        if stage not in self._writers:
             folder = str(self.directory / stage.replace(" ", "-"))
-            self._stage, self._writer = stage, SummaryWriter(folder, purge_step=first)  # type: ignore[no-untyped-call]
-        return self._writer
+            self._writers[stage] = SummaryWriter(folder, purge_step=first)  # type: ignore[no-untyped-call]
+        return self._writers[stage]
+
+    def _close(self, stage: str) -> None:
+        writer = self._writers.pop(stage, None)
+        if writer is not None:
+            writer.close()
 
     def close(self) -> None:
-        """Close the file at hand."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Close all files."""
+        for stage in list(self._writers):
+            self._close(stage)
 
     def __enter__(self) -> Board:
         return self

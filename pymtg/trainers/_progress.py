@@ -67,7 +67,7 @@ class Reporter:
             left = max(self._total - self._done, 0) * sum(latest) / len(latest)
             self.log.write(stage, record, epochs, left, more)
         if self.board is not None:
-            self.board.write(stage, record, more)
+            self.board.write(stage, record, epochs, more)
 
     def found(self, groups: TaskGroups, data_map: DataMap | None) -> None:
         """Tell what the run came to."""
