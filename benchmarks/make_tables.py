@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import _gpu_tables
+from _costs import import_time_table, profile_cost_table
 from _headline import headline_table
 from _tables import MISSING, ROOT, load, machine, mb, ms, rows_to_markdown, times
 
@@ -412,6 +413,8 @@ def memory_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline_table,
     "memory": memory_table,
+    "profile-cost": profile_cost_table,
+    "import-time": import_time_table,
     "loss": loss_table,
     "loss-plain": loss_plain_table,
     "overhead": overhead_table,

@@ -15,6 +15,8 @@ $bin/python benchmarks/bench_integrations.py
 $bin/python benchmarks/scale_gram.py
 $bin/python benchmarks/scale_tasks.py
 $bin/python benchmarks/memory_over_epochs.py
+$bin/python benchmarks/profile_cost.py
+$bin/python benchmarks/import_time.py
 methods=stg_soft,stg_hard,stg_joint,dmtg,dmtg_warm,dmtg_diagonal,dmtg_random,mtl,ensemble,random_groups,stl
 compare() {
   name=$1
