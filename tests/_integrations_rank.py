@@ -18,10 +18,9 @@ from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 from transformers import TrainingArguments
 
-from pymtg import DataMap, TaskLayout
+from pymtg import TaskLayout
 from pymtg.data import with_ids
-from pymtg.hooks import RecordingError
-from pymtg.integrations._merge import merge_over_ranks_
+from pymtg.errors import RankError
 from pymtg.integrations._recording import MapRecording
 from pymtg.integrations.huggingface import DataMapCallback as TrainerDataMapCallback
 from pymtg.integrations.huggingface import DataMapTrainer
@@ -151,16 +150,17 @@ def metric(seed: int, rank: int) -> dict[str, object]:
 def disagreements(rank: int) -> list[str]:
     """What every process is told where their maps cannot be merged."""
     told = []
-    for attempt in (lambda: merge_over_ranks_(DataMap(3 + rank, LAYOUT)), lambda: half_recorded(rank).end_epoch()):
+    for recording in (half_recorded(rank), half_recorded(0, num_samples=3 + rank)):
         try:
-            attempt()
-        except RecordingError as error:
+            recording.end_epoch()
+        except RankError as error:
             told.append(str(error))
     return told
 
 
-def half_recorded(rank: int) -> MapRecording:
-    recording = MapRecording(LAYOUT, 4)
+def half_recorded(rank: int, num_samples: int = 4) -> MapRecording:
+    """Return a recording that only rank 0 has recorded into."""
+    recording = MapRecording(LAYOUT, num_samples)
     if rank == 0:
         recording.record(torch.zeros(1, 2), torch.zeros(1, 2), [0])
     return recording
@@ -190,7 +190,7 @@ if __name__ == "__main__":
         process.start()
     try:
         for process in ranks:
-            process.join(240)
+            process.join(500)
     finally:
         for process in ranks:
             process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import sys
 
 import pytest
@@ -298,6 +299,18 @@ def test_a_copy_of_the_model_made_while_training_is_not_recorded(tmp_path):
 
 def test_samples_are_told_apart_where_batches_are_grouped_by_length(tmp_path):
     run = train(tmp_path, train_sampling_strategy="group_by_length")
+    assert run.data_map.count.eq(2).all()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
+@pytest.mark.parametrize("options", [{}, {"train_sampling_strategy": "group_by_length"}])
+def test_a_hugging_face_data_set(tmp_path, options):
+    import datasets
+
+    columns = {"input_ids": torch.randint(20, (M, 6)).tolist(), "label": [i % 3 for i in range(M)]}
+    dataset = datasets.Dataset.from_dict({**columns, "text": ["x"] * M, "length": [6] * M})
+    run = train(tmp_path, dataset=dataset, **options)
+    assert_same_map(run.data_map, run.observed.map(SINGLE, M))
     assert run.data_map.count.eq(2).all()
 
 

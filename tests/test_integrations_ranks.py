@@ -15,9 +15,12 @@ from _settings import new_seed
 from pymtg import DataMap
 from pymtg.functional import multitask_cross_entropy
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
+    ),
+    pytest.mark.timeout(600),  # two processes import everything: minutes on a machine that does much else
+]
 TRAINERS = ("lightning", "huggingface")
 
 
@@ -31,7 +34,7 @@ def records(tmp_path_factory):
         [sys.executable, script, str(folder), str(seed)],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"},
     )
     assert run.returncode == 0, run.stderr
@@ -116,4 +119,5 @@ def test_a_metric_is_that_of_all_rows(records):
 
 def test_disagreements_are_told_to_every_process(records):
     for rank in records:
-        assert ["3 samples, 2 tasks" in rank["told"][0], "rank 1 recorded none" in rank["told"][1]] == [True, True]
+        assert "rank 1 recorded none" in rank["told"][0]
+        assert "every rank must have the same data map's layout, samples" in rank["told"][1]

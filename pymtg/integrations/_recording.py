@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from pymtg._checks import check_sample_ids
+from pymtg._ranks import Ranks
 from pymtg.datamap import DataMap
-from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.errors import InvalidArgumentError, InvalidTypeError, RankError
 from pymtg.functional import multitask_cross_entropy
-from pymtg.hooks import RecordingError
 from pymtg.hooks._reading import MISSING, Reader, as_ids
 from pymtg.integrations._layouts import layout_of_batch
-from pymtg.integrations._merge import merge_over_ranks_, num_ranks, of_all_ranks
 from pymtg.tasks import TaskLayout
 
 __all__ = ["MapRecording"]
@@ -142,22 +141,23 @@ class MapRecording:
 
         Raises
         ------
-        RecordingError
-            On every rank, if some have recorded and others never did.
+        RankError
+            On every rank, if some have recorded and others never did, or their maps differ.
         """
-        if num_ranks() == 1:
+        ranks = Ranks.here()
+        if ranks is None:
             return
-        states = of_all_ranks((self.data_map is not None, self._new, self._open))
-        if len({has_map for has_map, *_ in states}) > 1:
-            without = [rank for rank, (has_map, *_) in enumerate(states) if not has_map]
-            raise RecordingError(f"all ranks must record batches of an epoch, or none; rank {without[0]} recorded none")
-        self._open = max((epoch for *_, epoch in states if epoch is not None), default=None)
-        if self.data_map is None or not any(new for _, new, _ in states):
-            return
-        own = self._into(self.data_map.device)
-        self.data_map.merge_(merge_over_ranks_(own))
-        own.reset()
-        self._new = False
+        mine = torch.tensor([[self.data_map is not None, self._new, self._open or 0]])
+        has_map, new, open_epochs = ranks.joined(mine).unbind(1)
+        if len(has_map.unique()) > 1:
+            without = int((has_map == 0).nonzero()[0])
+            raise RankError(f"every rank must record batches of an epoch, or none; rank {without} recorded none")
+        self._open = int(open_epochs.max()) or None
+        if self.data_map is not None and bool(new.any()):
+            own = self._into(self.data_map.device)
+            self.data_map.merge_(own.all_reduce_())
+            own.reset()
+            self._new = False
 
     def reset(self) -> None:
         """Begin anew, with an empty map, or with the one that was handed over as it is."""
@@ -212,7 +212,7 @@ class MapRecording:
         assert self.data_map is not None
         if self.data_map.device != device:
             self.data_map.to(device)
-        if num_ranks() == 1:
+        if Ranks.here() is None:
             return self.data_map
         if self._own is None:
             like = self.data_map
