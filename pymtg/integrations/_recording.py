@@ -149,7 +149,7 @@ class MapRecording:
             return
         mine = torch.tensor([[self.data_map is not None, self._new, self._open or 0]])
         has_map, new, open_epochs = ranks.joined(mine).unbind(1)
-        if len(has_map.unique()) > 1:
+        if bool((has_map != has_map[0]).any()):
             without = int((has_map == 0).nonzero()[0])
             raise RankError(f"every rank must record batches of an epoch, or none; rank {without} recorded none")
         self._open = int(open_epochs.max()) or None

@@ -29,7 +29,7 @@ class IdCollator:
             if not isinstance(feature, Mapping) or self.column not in feature:
                 shown = f"the keys {list(feature)}" if isinstance(feature, Mapping) else type(feature).__name__
                 raise InvalidTypeError(f"train_dataset must yield dicts with the key {self.column!r}; got {shown}")
-            sample = feature if self.fresh else dict(feature)
+            sample: Any = feature if self.fresh else dict(feature)
             ids.append(int(sample.pop(self.column)))
             rest.append(sample)
         batch = self.collator(rest)
