@@ -197,7 +197,8 @@ def test_faults(classes: list[int], poisoned: None) -> None:
         assert data_map.num_rejected == 0
     for bad in (-1, 5, 2**40):
         data_map = DataMap(5, layout)
-        step(good, torch.tensor([0, bad, 2, 0]), layout, data_map)
+        losses, _ = step(good, torch.tensor([0, bad, 2, 0]), layout, data_map)
+        assert bool(losses.isnan().all())
         with pytest.raises(SampleIdError, match=f"row 1 holds {bad}"):
             _ = data_map.count
         assert data_map.count[:, 0].tolist() == [2, 0, 1, 0, 0]

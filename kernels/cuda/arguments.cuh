@@ -68,6 +68,8 @@ struct Scratch {
   int* links;          // [rows] lists of the hash tables
   int* counts_before;  // [rows] observations of the row's sample before this step
   int* refused;        // [rows] why a row is not recorded, of Refusal
+  int tables;          // that link rows; 0 where nothing is recorded
+  int* bad_ids;        // [tables] whether an id is out of range, or null
   float* gold;         // [rows, T] gold probabilities, sign set where right, NaN where missing
   long long* faults;   // [8] of the device: code, row, task, value of the first that was met
 };

@@ -116,6 +116,7 @@ int record(const LayoutPlan& plan, int device, uintptr_t stream, uintptr_t gold,
   batch.sample_ids = at<void>(sample_ids);
   batch.wide_ids = wide_ids;
   cuda::Scratch scratch{};
+  scratch.tables = cuda::tables_for(rows);
   scratch.kinds = at<int>(memory);
   scratch.next_rows = scratch.kinds + rows;
   scratch.links = scratch.next_rows + rows;

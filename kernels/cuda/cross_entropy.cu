@@ -41,11 +41,10 @@ class Allocator {
 
 int launch_prepare(const Layout& layout, const Batch& batch, const Map& map, const Scratch& scratch,
                    void* stream) {
-  const int tables = map.words == nullptr ? 0 : static_cast<int>(ceil_div(batch.rows, kRowsPerTable));
   const int64_t label_blocks = scratch.row_chunks * ceil_div(layout.num_tasks, kTasksPerBlock);
-  const Prepare arguments{layout, batch, map, scratch, tables};
-  const std::size_t shared = sizeof(int) * (tables > 0 ? kSlots : kThreads);
-  PYMTG_LAUNCH(prepare_kernel, static_cast<unsigned>(tables + label_blocks), kThreads, shared, stream,
+  const Prepare arguments{layout, batch, map, scratch};
+  const std::size_t shared = sizeof(int) * (scratch.tables > 0 ? kSlots : kThreads);
+  PYMTG_LAUNCH(prepare_kernel, static_cast<unsigned>(scratch.tables + label_blocks), kThreads, shared, stream,
                arguments);
   return last_error();
 }
@@ -73,6 +72,8 @@ int row_chunks_for(int64_t rows) {
   return static_cast<int>(std::min(ceil_div(rows, kRowsPerChunk), kMostChunks));
 }
 
+int tables_for(int64_t rows) { return static_cast<int>(ceil_div(rows, kRowsPerTable)); }
+
 int64_t lay_out(Scratch& scratch, uintptr_t base, const Layout& layout, int64_t rows, int64_t groups,
                 bool recording) {
   Allocator memory(base);
@@ -81,6 +82,8 @@ int64_t lay_out(Scratch& scratch, uintptr_t base, const Layout& layout, int64_t 
   memory.take(scratch.labels, cells * (layout.wide_labels ? 4 : 1));
   memory.take(scratch.loss_sums, groups * layout.num_tasks);
   const int64_t recorded = recording ? rows : 0;
+  scratch.tables = recording ? tables_for(rows) : 0;
+  memory.take(scratch.bad_ids, scratch.tables);
   for (int** part :
        {&scratch.kinds, &scratch.next_rows, &scratch.links, &scratch.counts_before, &scratch.refused})
     memory.take(*part, recorded);

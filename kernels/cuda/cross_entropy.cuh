@@ -16,6 +16,9 @@ namespace cuda {
 // Rows in which labels are counted by different blocks.
 int row_chunks_for(int64_t rows);
 
+// Hash tables that link the rows of a batch.
+int tables_for(int64_t rows);
+
 // The bytes of scratch memory that a step needs, and where its parts lie from `base` on. Groups: blocks of
 // rows.
 int64_t lay_out(Scratch& scratch, uintptr_t base, const Layout& layout, int64_t rows, int64_t groups,

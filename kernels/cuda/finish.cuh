@@ -37,7 +37,9 @@ PYMTG_DEVICE void finish_losses(const Finish& a, int block, double* shared) {
   if (part != 0 || task >= num_tasks) return;
   for (int other = 1; other < kParts; ++other) sum += shared[other * kTasksPerSum + column];
   const LabelCount count = label_count(a.scratch, num_tasks, task);
-  a.batch.losses[task] = count.bad ? as_float(kMissingGold) : static_cast<float>(sum / max(count.labels, 1));
+  bool bad = count.bad;  // an id out of range spoils all losses
+  for (int table = 0; table < a.scratch.tables; ++table) bad |= a.scratch.bad_ids[table] != 0;
+  a.batch.losses[task] = bad ? as_float(kMissingGold) : static_cast<float>(sum / max(count.labels, 1));
 }
 
 // A warp records some tasks of the rows of one id, which begin with `row`, in the order of the batch.

@@ -20,7 +20,6 @@ struct Prepare {
   Batch batch;
   Map map;
   Scratch scratch;
-  int tables;  // blocks that link rows; the rest count labels
 };
 
 PYMTG_DEVICE void write_label(const Prepare& a, int64_t at, int label) {
@@ -139,13 +138,14 @@ PYMTG_DEVICE void link_rows(const Prepare& a, int table, int* slots) {
   __syncthreads();
   for (int row = thread; row < rows; row += kThreads) {
     const int64_t id = sample_id(a.batch, row);
-    if (static_cast<int>((scrambled(id) >> 48) % static_cast<unsigned>(a.tables)) == table)
+    if (static_cast<int>((scrambled(id) >> 48) % static_cast<unsigned>(a.scratch.tables)) == table)
       insert(a, slots, row, id);
   }
   __syncthreads();
+  bool bad = false;
   for (int row = thread; row < rows; row += kThreads) {
     const int64_t id = sample_id(a.batch, row);
-    if (static_cast<int>((scrambled(id) >> 48) % static_cast<unsigned>(a.tables)) != table) continue;
+    if (static_cast<int>((scrambled(id) >> 48) % static_cast<unsigned>(a.scratch.tables)) != table) continue;
     link(a, slots, row, id);
     const bool known = id >= 0 && id < a.map.num_samples;
     if (!known) note_fault(a.scratch, Fault::sample_id, row, 0, id, a.layout.handle, a.map.num_samples);
@@ -153,24 +153,27 @@ PYMTG_DEVICE void link_rows(const Prepare& a, int table, int* slots) {
     a.scratch.refused[row] =
         (a.scratch.row_chunks > 0 ? not_refused : a.scratch.refused[row]) | (known ? 0 : has_fault);
     a.scratch.counts_before[row] = known && a.map.sample_counts != nullptr ? a.map.sample_counts[id] : 0;
+    bad |= !known;
   }
+  bad = __syncthreads_or(bad);
+  if (thread == 0 && a.scratch.bad_ids != nullptr) a.scratch.bad_ids[table] = bad;
 }
 
 PYMTG_GLOBAL void PYMTG_BOUNDS(kThreads, 4) prepare_kernel(Prepare a) {
   PYMTG_SHARED(shared);
   int* words = reinterpret_cast<int*>(shared);
   const int block = static_cast<int>(blockIdx.x);
-  if (block < a.tables) {
+  if (block < a.scratch.tables) {
     link_rows(a, block, words);
     return;
   }
   switch (a.batch.target_type) {
     case LabelType::uint8:
-      return count_labels<uint8_t>(a, block - a.tables, words);
+      return count_labels<uint8_t>(a, block - a.scratch.tables, words);
     case LabelType::int32:
-      return count_labels<int32_t>(a, block - a.tables, words);
+      return count_labels<int32_t>(a, block - a.scratch.tables, words);
     case LabelType::int64:
-      return count_labels<int64_t>(a, block - a.tables, words);
+      return count_labels<int64_t>(a, block - a.scratch.tables, words);
   }
 }
 

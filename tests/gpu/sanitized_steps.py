@@ -1,4 +1,4 @@
-"""A few steps of every form of the CUDA kernels, to be run under compute-sanitizer by test_backends.py."""
+"""A few steps of every form of the CUDA kernels, to be run under compute-sanitizer by test_sanitizer.py."""
 
 from __future__ import annotations
 
