@@ -1,7 +1,7 @@
 """The fused loss on a GPU: forward, backward to the logits and recording, against what a user would write.
 
-All forms of a shape, which all record, are timed in turn in one run, beside a copy within the memory of the device;
-every form's losses and gradients are checked first. ``python benchmarks/gpu_loss.py [--dry-run]`` writes its JSON file.
+All forms of a shape record; they are timed in turn in one run, beside a copy within the memory of the device. Every
+form's losses and gradients are checked first. ``python benchmarks/gpu_loss.py [--dry-run]`` writes its JSON file.
 """
 
 from __future__ import annotations
