@@ -1,45 +1,37 @@
-"""Build the sdist, a wheel from the sdist, install that wheel alone and try it from outside the repository.
+"""Build the sdist, a wheel from the sdist, install that wheel where no compiler is, and try it outside the repository.
 
 Run by `make check-dist`; not a pytest module, because it compiles everything once more.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import venv
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# The dependencies come from this environment; its own (editable) pymtg must not be what is imported.
-SMOKE = """
-import sys
-sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]
-sys.path.insert(0, sys.argv[1])
-import pymtg, pymtg._core, torch
-assert pymtg.__file__.startswith(sys.argv[1]), pymtg.__file__
-assert pymtg._core.__file__.startswith(sys.argv[1]), pymtg._core.__file__
-layout = pymtg.TaskLayout(["a", "b"], [1, 3])
-data_map = pymtg.DataMap(4, layout)
-logits = torch.zeros(4, 4, requires_grad=True)
-loss = pymtg.MultiTaskLoss(layout, data_map)(logits, torch.zeros(4, 2, dtype=torch.long), torch.arange(4))
-loss.backward()
-assert abs(loss.item() - 1.791759) < 1e-5 and logits.grad.abs().sum() > 0
-assert data_map.mean.allclose(torch.tensor([0.5, 1 / 3]).expand(4, 2))
-labels = pymtg.FuzzyKMeans(2, random_state=0).fit([[0.0], [0.1], [5.0], [5.1]]).labels_.tolist()
-assert labels in ([0, 0, 1, 1], [1, 1, 0, 0]), labels
-from pymtg.cli import main
-"""
-
-EXPECTED_IN_SDIST = ["csrc/cross_entropy.cpp", "kernels/__init__.py", "CMakeLists.txt", "tests/check_dist.py"]
+COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "clang++", "cmake", "ninja", "make", "nvcc")
+EXPECTED_IN_SDIST = [
+    "csrc/cross_entropy.cpp",
+    "kernels/__init__.py",
+    "CMakeLists.txt",
+    "LICENSE",
+    "README.md",
+    "constraints.txt",
+    "lower-bounds.txt",
+    "tests/smoke.py",
+]
 EXPECTED_IN_WHEEL = ["pymtg/py.typed", "pymtg/_core.pyi", "pymtg/kernels/__init__.py", "pymtg/report/templates/"]
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> None:
-    subprocess.run([str(part) for part in command], check=True, cwd=cwd)
+def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    subprocess.run([str(part) for part in command], check=True, cwd=cwd, env=env)
 
 
 def main() -> None:
@@ -54,10 +46,32 @@ def main() -> None:
         check_contents(sdist.name, names, EXPECTED_IN_SDIST)
         with zipfile.ZipFile(wheel) as archive:
             check_contents(wheel.name, archive.namelist(), EXPECTED_IN_WHEEL)
-        site = work / "site"
-        run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel)
-        run(sys.executable, "-c", SMOKE, site, cwd=work)
+        python, env = clean_environment(work / "env")
+        # --python: the new environment has no pip of its own
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
+        run(*pip, "--no-deps", "--no-index", "--only-binary", ":all:", wheel, cwd=work, env=env)
+        shutil.copy(ROOT / "tests" / "smoke.py", work)
+        run(python, work / "smoke.py", cwd=work, env=env)
+        command = ["stg", "--data", "digits", "--epochs", "1", "--groups", "2", "--out", work / "run", "--quiet"]
+        run(python.with_name("pymtg"), *command, cwd=work, env=env)
     print(f"{sdist.name} and {wheel.name}: built, installed, tried")
+
+
+def clean_environment(directory: Path) -> tuple[Path, dict[str, str]]:
+    """Return the Python of a new virtual environment, and variables with which no compiler is found.
+
+    The dependencies are those of the environment at work, on the path but not its `.pth` files: its own, editable
+    pymtg is not among them.
+    """
+    venv.create(directory, with_pip=False)
+    (site,) = (directory / "lib").glob("python*/site-packages")
+    inherited = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (site / "inherited.pth").write_text("\n".join(inherited) + "\n", encoding="utf-8")
+    kept = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX", "PYTHONPATH")}
+    env = {**kept, "PATH": str(directory / "bin"), "VIRTUAL_ENV": str(directory)}
+    found = [name for name in COMPILERS if shutil.which(name, path=env["PATH"])]
+    assert not found, f"the clean environment has {found}"
+    return directory / "bin" / "python", env
 
 
 def check_contents(archive: str, names: list[str], expected: list[str]) -> None:
