@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 SITE := $(VENV)/.site
+LOWEST := .venv-lower-bounds
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp kernels/cuda/*.cpp kernels/cuda/*.cu kernels/cuda/*.cuh)
 # Compiler warnings are errors where CI is set.
 BUILD_OPTIONS := -C cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
 
-.PHONY: help setup demo test test-long lint docs pictures check-dist bench tables clean
+.PHONY: help setup demo test test-long lint docs pictures check-dist test-lower-bounds bench tables clean
 
 help:
 	@echo "make demo        train, group and compare on scikit-learn's digits; results in runs/digits"
@@ -19,6 +20,7 @@ help:
 	@echo "make docs        the documentation as a site, in build/site"
 	@echo "make pictures    the documentation's pictures, by the code that stands beside them"
 	@echo "make check-dist  build sdist and wheel, install the wheel, try it outside the repository"
+	@echo "make test-lower-bounds  the tests with the lowest versions allowed, in a virtual environment of their own"
 	@echo "make bench       benchmarks, results in benchmarks/results (takes long: scikit-learn is measured too)"
 	@echo "make tables      README's and docs' tables from benchmarks/results"
 
@@ -63,6 +65,12 @@ pictures: $(INSTALLED)
 check-dist: $(INSTALLED)
 	$(BIN)/python -m pip install -q -c constraints.txt build
 	$(BIN)/python tests/check_dist.py
+
+# TESTS chooses among them. On Linux torch comes with CUDA here, some gigabytes.
+test-lower-bounds:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -c lower-bounds.txt '.[test]'
+	$(LOWEST)/bin/pytest $(TESTS) # not python -m: the sources here would come before what is installed
 
 bench: $(INSTALLED)
 	sh benchmarks/run.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -357,12 +358,15 @@ class _Hook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.recorder is not None and self.source is not None:
-            # Never traced into a graph; the wrapper that sees to it costs microseconds, so eager calls go without.
-            see = _untraced if torch.compiler.is_compiling() else Recorder._see
+            # Never traced into a graph. The wrapper that sees to it costs microseconds, so eager calls go without, and
+            # brings torch's compiler along, seconds to import, so that it is made where something is compiled.
+            see = _untraced() if torch.compiler.is_compiling() else Recorder._see
             see(self.recorder, self.source, module, args, kwargs, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_Hook, ())
 
 
-_untraced = torch.compiler.disable(Recorder._see)  # type: ignore[no-untyped-call]
+@functools.cache
+def _untraced() -> Any:
+    return torch.compiler.disable(Recorder._see)  # type: ignore[no-untyped-call]
