@@ -23,7 +23,7 @@ from pymtg.nets import mlp
 EPOCHS = 200
 OUT = Path(__file__).with_name("results") / "memory.json"
 TRAINERS: dict[str, Any] = {
-    "stg": lambda *a, **o: STGTrainer(*a, **o, specialised_epochs=EPOCHS),
+    "stg": lambda *a, **o: STGTrainer(*a, **o, specialised_epochs=EPOCHS, specialise="one-by-one"),
     "dmtg": lambda *a, **o: DMTGTrainer(*a, **o, record=True, drop_branches=False),
 }
 
