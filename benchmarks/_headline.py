@@ -9,7 +9,7 @@ from _tables import load, mb, ms, rows_to_markdown, times
 
 def headline_table() -> str:
     """One row for each thing that was measured; rows whose results are not there are left out."""
-    rows = [row for part in (_loss(), _kmeans(), _dmtg(), _digits(), _delicious()) for row in part]
+    rows = [row for part in (_loss(), _kmeans(), _dmtg(), _digits(), _integrations(), _delicious()) for row in part]
     return rows_to_markdown(["what", "pymtg", "beside it"], rows) + _machine()
 
 
@@ -91,6 +91,18 @@ _BESIDE = {
 
 def _score(method: dict[str, Any]) -> str:
     return f"{method['metrics']['balanced_accuracy']['mean']:.3f}"
+
+
+def _integrations() -> list[list[str]]:
+    document = load("integrations.json")
+    if document is None:
+        return []
+    points = [point for point in document["points"] if point["tasks"] == 15 and "Mixin" not in point["loop"]]
+    names = [point["loop"].partition(":")[0] for point in points]
+    adds = ", ".join(f"{name} +{ms(point['adds'])} ms" for name, point in zip(names, points, strict=True))
+    without = ", ".join(f"{ms(point['without'])} ms" for point in points)
+    what = f"recording 15 tasks in a step of another loop ({document['machine']['cpu']}, busy)"
+    return [[what, adds, f"the steps without: {without}"]]
 
 
 def _delicious() -> list[list[str]]:
