@@ -83,7 +83,7 @@ def _digits() -> list[list[str]]:
 
 _BESIDE = {
     "mtl": "one network",
-    "ensemble": "three of them",
+    "ensemble": "an ensemble of three",
     "random_groups": "random groups",
     "stl": "a network a task",
 }
