@@ -20,6 +20,9 @@ COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "clang++", "cmake", "ninja", "m
 EXPECTED_IN_SDIST = [
     "csrc/cross_entropy.cpp",
     "kernels/__init__.py",
+    "kernels/cuda/CMakeLists.txt",
+    "kernels/cuda/cross_entropy.cu",
+    "kernels/cuda/forward.cuh",
     "CMakeLists.txt",
     "LICENSE",
     "README.md",
