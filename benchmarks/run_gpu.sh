@@ -36,11 +36,11 @@ if [ "${PYMTG_INSTALL:-1}" = 1 ]; then
 fi
 # The tests and benchmarks must see the installed package, not the source folder they stand in.
 export PYTHONSAFEPATH=1 PYTHONPATH="$PWD/benchmarks:$PWD/tests"
-limited 100 tests "$python" -m pytest tests/gpu -q --timeout 90 -p no:cacheprovider
-measure 190 loss
+limited 150 tests "$python" -m pytest tests/gpu -q --maxfail 20 --timeout 90 -p no:cacheprovider
+measure 150 loss
 measure 25 tasks
-measure 60 backends
-measure 35 linear
+measure 55 backends
+measure 30 linear
 measure 40 training
 "$python" benchmarks/make_tables.py || failed="$failed tables"
 [ -z "$failed" ] || echo "failed or cut short:$failed"
