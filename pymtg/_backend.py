@@ -6,7 +6,6 @@ it serves. To add one, add a line to ``_BACKENDS`` and a place in the order of :
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import os
@@ -105,13 +104,15 @@ _BACKENDS = {
         lambda device: True,
     ),
 }
+# Found out once: torch.compile traces through the choice, and every step makes it.
+_AVAILABLE = tuple(name for name, backend in _BACKENDS.items() if backend.available())
 _AUTO = "auto"
 _chosen = _AUTO
 
 
 def available_backends() -> tuple[str, ...]:
     """Return the names of the backends that can be used here: that are installed, and whose device is there."""
-    return tuple(name for name, backend in _BACKENDS.items() if backend.available())
+    return _AVAILABLE
 
 
 def get_backend() -> str:
@@ -140,9 +141,9 @@ def set_backend(name: str | None) -> None:
 
 
 def _checked(name: str, what: str) -> str:
-    if name == _AUTO or (name in _BACKENDS and _BACKENDS[name].available()):
+    if name == _AUTO or name in _AVAILABLE:
         return name
-    known = ", ".join([_AUTO, *available_backends()])
+    known = ", ".join([_AUTO, *_AVAILABLE])
     if name in _BACKENDS:
         raise BackendError(f"{what} must be one of {known}; {name!r} needs a device or a package that is not here")
     raise InvalidArgumentError(f"{what} must be one of {known}; got {name!r}")
@@ -156,17 +157,12 @@ def choose_backend(requested: str | None, device: torch.device) -> str:
     """
     name = _chosen if requested is None else _checked(requested, "backend")
     if name == _AUTO:
-        return _first(device.type)
+        return next(name for name in preferred(device.type) if name in _AVAILABLE)
     if not _BACKENDS[name].serves(device):
         raise BackendError(
             f"backend {name!r} does not serve tensors on {device}; leave backend out to choose by device"
         )
     return name
-
-
-@functools.cache
-def _first(device_type: str) -> str:
-    return next(name for name in preferred(device_type) if name in _BACKENDS and _BACKENDS[name].available())
 
 
 def backend_named(name: str) -> Backend:

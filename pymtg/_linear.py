@@ -6,7 +6,6 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pymtg import _ops
@@ -93,8 +92,8 @@ def linear_multitask_cross_entropy(
     Raises
     ------
     InvalidArgumentError, InvalidTypeError, SampleIdError, MissingLabelError
-        As :func:`multitask_cross_entropy`; the map is then unchanged. With a data map the call cannot be part of
-        ``torch.compile(fullgraph=True)``.
+        As :func:`multitask_cross_entropy`; the map is then unchanged. Calls cannot be part of
+        ``torch.compile(fullgraph=True)``: chunks are cut in Python.
     """
     features, weight, bias, call = _prepared(
         features, weight, bias, targets, layout, ignore_index, data_map, sample_ids, max_columns, backend
@@ -150,8 +149,9 @@ class _Losses(torch.autograd.Function):
     ) -> Tensor:
         losses, left = [], []
         recomputes = _ops.recomputes(call.backend)
+        logits = _Logits(features, weight, bias, call.chunks)
         for chunk in call.chunks:
-            loss, kept = _forward(_logits(features, weight, bias, chunk), chunk, call, None, recomputes, seen)
+            loss, kept = _forward(logits.of(chunk), chunk, call, None, recomputes, seen)
             losses.append(loss)
             left.append(kept)
         ctx.call = call
@@ -164,9 +164,9 @@ class _Losses(torch.autograd.Function):
         sums = _Gradients(features, weight, bias, ctx.needs_input_grad)
         upstream = upstream.detach()
         with torch.no_grad():
+            logits = _Logits(features, weight, bias, ctx.call.chunks)
             for chunk, kept in zip(ctx.call.chunks, left, strict=True):
-                logits = _logits(features, weight, bias, chunk)
-                sums.add(chunk, _gradient(logits, chunk, ctx.call, upstream[chunk.tasks].contiguous(), kept))
+                sums.add(chunk, _gradient(logits.of(chunk), chunk, ctx.call, upstream[chunk.tasks].contiguous(), kept))
         return *sums.results(), None, None
 
 
@@ -189,8 +189,9 @@ class _Total(torch.autograd.Function):
             weights = task_weights.to(dtype)
         sums = _Gradients(features, weight, bias, ctx.needs_input_grad if call.grad else (False, False, False))
         losses = []
+        all_logits = _Logits(features, weight, bias, call.chunks)
         for chunk in call.chunks:
-            logits, w = _logits(features, weight, bias, chunk), weights[chunk.tasks].contiguous()
+            logits, w = all_logits.of(chunk), weights[chunk.tasks].contiguous()
             loss, left = _forward(logits, chunk, call, w, sums.needed, seen)
             losses.append(loss)
             if sums.needed:
@@ -249,8 +250,21 @@ class _Gradients:
         return tuple(None if one is None else once(one, one.dtype, _NAME) for one in self.sums)
 
 
-def _logits(features: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk) -> Tensor:
-    return F.linear(features, weight[chunk.columns], None if bias is None else bias[chunk.columns])
+class _Logits:
+    """The logits of a chunk, each in the place of the last one's: allocations of their own would tear up the heap."""
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor | None, chunks: tuple[Chunk, ...]) -> None:
+        self.features, self.weight, self.bias = features, weight, bias
+        widest = max(chunk.columns.stop - chunk.columns.start for chunk in chunks)
+        self.buffer = features.new_empty(len(features) * widest)
+
+    def of(self, chunk: Chunk) -> Tensor:
+        """Return logits [B, C] that are there until the next call."""
+        columns = self.weight[chunk.columns].T
+        out = self.buffer[: len(self.features) * columns.shape[1]].view(len(self.features), columns.shape[1])
+        if self.bias is None:
+            return torch.mm(self.features, columns, out=out)
+        return torch.addmm(self.bias[chunk.columns], self.features, columns, out=out)
 
 
 def _forward(
