@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,7 @@ def imported(statements):
 
 
 def test_the_list_of_optional_packages_is_that_of_the_extras():
+    tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     tools = {"all", "bench", "test", "docs", "lint"}
