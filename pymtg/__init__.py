@@ -49,6 +49,7 @@ _SUBMODULES = {
     "losses",
     "metrics",
     "nets",
+    "ranks",
     "report",
     "tasks",
     "trainers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,8 +103,11 @@ def _merged(state: MapState, rows: range, ranks: Ranks, owner: int | None) -> tu
     mean, std = (values.double() for values in _words.unpack_values(words))
     counted = n.clamp(max=_words.MOST_COUNTED)
     parts = [n, counted, mean * wide, _words.unpack_right(words).double()]
-    sums = ranks.sum_(torch.cat([part.flatten() for part in parts])).split([part.numel() for part in parts])
-    total, all_counted, weighted, right = (s.view_as(p) for s, p in zip(sums, parts, strict=True))
+    sums = ranks.sum_(torch.cat([part.flatten() for part in parts]))
+    ends = list(accumulate(part.numel() for part in parts))
+    total, all_counted, weighted, right = (
+        sums[end - part.numel() : end].view_as(part) for part, end in zip(parts, ends, strict=True)
+    )
     wide_total, wide_counted = (s if s.dim() == 2 else s[:, None] for s in (total, all_counted))
     merged_mean = weighted / wide_total.clamp(min=1)
     squares = wide * (std**2 + (mean - merged_mean) ** 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -96,7 +97,8 @@ class Ranks:
     def give_(self, values: Tensor, rank: int = 0) -> Tensor:
         """Overwrite a tensor with that of one rank, in place. Returns it."""
         with self._met(values) as there:
-            dist.broadcast(there, group=self.group, group_src=rank)
+            plain = there.reshape(-1).view(torch.uint8)  # backends know few types
+            dist.broadcast(plain, group=self.group, group_src=rank)
         return values
 
     def text(self, text: str, rank: int = 0) -> str:
@@ -110,14 +112,16 @@ class Ranks:
         return self.give_(values, rank).numpy().tobytes().decode()
 
     def joined(self, rows: Tensor) -> Tensor:
-        """Return the rows of all ranks one after the other; ranks differ in their number only."""
-        sizes = torch.zeros(self.world, dtype=torch.int64)
+        """Return the rows of all ranks one after the other; one without rows takes type and shape from rank 0."""
+        dtype, shape = json.loads(self.text(json.dumps([str(rows.dtype).removeprefix("torch."), list(rows.shape[1:])])))
+        kind, sizes = getattr(torch, dtype), torch.zeros(self.world, dtype=torch.int64)
         sizes[self.rank] = len(rows)
         parts = []
         for rank, size in enumerate(self.sum_(sizes).tolist()):
-            part = rows.contiguous() if rank == self.rank else rows.new_empty(size, *rows.shape[1:])
-            parts.append(self.give_(part, rank) if size else part)
-        return torch.cat(parts)
+            part = rows.contiguous() if rank == self.rank else rows.new_empty(size, *shape, dtype=kind)
+            if size:
+                parts.append(self.give_(part, rank))
+        return torch.cat(parts) if parts else rows
 
     def first(self, compute: Callable[[], T]) -> T | None:
         """Let rank 0 compute something while the others wait; they get None.

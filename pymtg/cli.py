@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     0: done. 2: the call, a file or a directory is at fault, with one line on stderr that says which. 130:
-    interrupted. 143: terminated.
+    interrupted. 143: terminated. 1: another rank of a distributed run is lost.
 
     Parameters
     ----------

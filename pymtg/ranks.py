@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from pymtg._ranks import Ranks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, RankError
@@ -82,9 +83,9 @@ def own_samples(sampler: Any) -> int:
     >>> [own_samples(DistributedSampler(range(10), num_replicas=4, rank=rank)) for rank in range(4)]
     [3, 3, 2, 2]
     """
-    names = ("rank", "num_replicas", "total_size", "drop_last", "dataset")
-    if all(hasattr(sampler, name) for name in names) and not sampler.drop_last:
-        return len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))
+    if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
+        size: int = len(sampler.dataset)  # type: ignore[arg-type]
+        return len(range(sampler.rank, size, sampler.num_replicas))
     if not hasattr(sampler, "__len__"):
         raise InvalidArgumentError(f"sampler must have a length; got {type(sampler).__name__}")
     return len(sampler)

@@ -14,6 +14,7 @@ from pymtg._cli.compare import compare
 from pymtg._cli.dmtg import dmtg
 from pymtg._cli.env import env
 from pymtg._cli.errors import CommandError, StoppedError, in_flags, one_line
+from pymtg._cli.ranks import leave_ranks, own_rank
 from pymtg._cli.stg import stg
 
 __all__ = ["app", "run"]
@@ -57,18 +58,22 @@ def pymtg(
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code.
 
-    After an error that the user can mend, print one line and return 2; after Ctrl-C return 130, after SIGTERM 143.
+    After an error that the user can mend, print one line and return 2; after Ctrl-C return 130, after SIGTERM 143;
+    where another rank is lost, 1.
     """
-    from pymtg.errors import PymtgError
+    from pymtg.errors import PymtgError, RankError
 
     name = " ".join(["pymtg", *[word for word in arguments[:1] if word in _COMMANDS]])
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="pymtg", standalone_mode=False)
+        leave_ranks()  # not after an error: the others hear of it as this process ends
     except StoppedError as stopped:
         return _fail(name, stopped.message, stopped.code)
     except BrokenPipeError:  # the reader of our output (head, less) has gone: nobody is left to tell
         sys.stderr.close()
         return 1
+    except RankError as error:
+        return _fail(name, one_line(error), 1)
     except PymtgError as error:
         return _fail(name, in_flags(one_line(error), _flags(name)), 2)
     except (CommandError, OSError) as error:
@@ -89,5 +94,7 @@ def _flags(name: str) -> dict[str, str]:
 
 
 def _fail(name: str, message: str, code: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
+    rank = own_rank()
+    where = f" (rank {rank})" if rank else ""
+    print(f"{name}{where}: {message}", file=sys.stderr)
     return code

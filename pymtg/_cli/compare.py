@@ -86,11 +86,13 @@ def compare(
     Writes comparison.json and comparison.md. Without --val-size the view 'best' holds out a fifth of the training rows.
     """
     from pymtg._cli.networks import chosen_network
+    from pymtg._cli.ranks import refuse_ranks
     from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
     from pymtg.metrics import METRICS, REGRESSION_METRICS, default_metric, metrics_of
     from pymtg.trainers import ABLATIONS, METHODS, VIEWS, TrainConfig
     from pymtg.trainers import compare as run_comparison
 
+    refuse_ranks("compare")
     options: dict[str, Any] = {
         "methods": METHODS if methods == _ALL else _names("--methods", methods, METHODS + ABLATIONS),
         "views": VIEWS if views == _ALL else _names("--views", views, VIEWS),

@@ -116,6 +116,7 @@ def dmtg(
     log: opt.Log = None,
     tensorboard: opt.TensorBoard = None,
     profile: opt.Profile = None,
+    rank_timeout: opt.RankTimeout = "10min",
     quiet: opt.Quiet = False,
     config: img.Config = None,
 ) -> None:
@@ -127,6 +128,7 @@ def dmtg(
     from pymtg._cli.dmtg_record import DMTGRecord
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network
+    from pymtg._cli.ranks import join_ranks
     from pymtg._cli.reference import load_reference
     from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import DMTGTrainer
@@ -159,7 +161,8 @@ def dmtg(
         raise CommandError("--freeze-trunk needs fine-tuning: give its epochs with --finetune-epochs")
     of_the_set = (targets, attributes, image_size, images)
     scheduler = decay_of(lr_milestones, lr_gamma)
-    checkpoints = checkpoint_directory(out, resume)
+    leads = join_ranks(device, rank_timeout)
+    checkpoints = checkpoint_directory(out, resume, leads)
     tasks = load_data(data, seed, test_size, val_size, *of_the_set)
     net = chosen_network(tasks, network, hidden, for_images="celeba")
     stored = None if reference is None else load_reference(reference, tasks.layout.names)
@@ -179,7 +182,7 @@ def dmtg(
         tensorboard=tensorboard,
         profile=profile,
     )
-    check_place(out, device)
+    check_place(out, device, leads)
     shown = {
         **settings,
         "temperature": temperature,
@@ -195,6 +198,8 @@ def dmtg(
     }
     with stoppable():
         trainer.fit(tasks.train, tasks.val, resume=resume)
+        if not leads:
+            return
         record = DMTGRecord.of(trainer, tasks, data, opt.command(sys.argv), shown, stored)
         record.save(out)
     clear_checkpoints(checkpoints)

@@ -14,12 +14,15 @@ from pymtg._cli.errors import CommandError
 __all__ = ["checkpoint_directory", "clear_checkpoints", "print_profile", "stoppable"]
 
 
-def checkpoint_directory(out: Path, resume: bool) -> Path:
-    """Return where a run's checkpoints are; CommandError if there are some that the call would not go on from."""
+def checkpoint_directory(out: Path, resume: bool, leads: bool) -> Path:
+    """Return where a run's checkpoints are; CommandError if there are some that the call would not go on from.
+
+    Of several ranks, the one that leads looks.
+    """
     from pymtg.trainers._checkpoints import CheckpointFolder
 
     directory = out / "checkpoints"
-    if not resume and CheckpointFolder(directory).positions():
+    if leads and not resume and CheckpointFolder(directory).positions():
         raise CommandError(f"{directory} holds a run that was stopped: go on with --resume, or remove the directory")
     return directory
 

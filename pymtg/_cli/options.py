@@ -36,6 +36,7 @@ __all__ = [
     "OutDirectory",
     "Profile",
     "Quiet",
+    "RankTimeout",
     "Resume",
     "Sampling",
     "Schedule",
@@ -245,6 +246,16 @@ Profile = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no tables: write the files, report errors only.")]
+
+
+RankTimeout = Annotated[
+    str,
+    typer.Option(
+        "--rank-timeout",
+        metavar="TIME",
+        help="Of a run that torchrun started on several ranks: how long one waits for another before it ends.",
+    ),
+]
 
 
 def group_count(word: str) -> int | str:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["MilestoneDecay", "check_place", "decay_of", "load_data", "shown_decay"]
 
 
-def check_place(out: Path, device: str | None) -> None:
-    """Try the directory and the device out."""
+def check_place(out: Path, device: str | None, leads: bool = True) -> None:
+    """Try the directory, where this process is the one that writes there, and the device out."""
     from pymtg.report import check_writable
 
     try:
-        check_writable(out)
+        if leads:
+            check_writable(out)
     except OSError as error:
         raise CommandError(f"--out must be a directory that can be written; {one_line(error)}") from None
     if device is not None:

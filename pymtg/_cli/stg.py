@@ -57,6 +57,7 @@ def stg(
     log: opt.Log = None,
     tensorboard: opt.TensorBoard = None,
     profile: opt.Profile = None,
+    rank_timeout: opt.RankTimeout = "10min",
     quiet: opt.Quiet = False,
     config: img.Config = None,
 ) -> None:
@@ -66,6 +67,7 @@ def stg(
     """
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network
+    from pymtg._cli.ranks import join_ranks
     from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import STGTrainer
 
@@ -89,7 +91,8 @@ def stg(
     }
     of_the_set = (targets, attributes, image_size, images)
     scheduler = decay_of(lr_milestones, lr_gamma)
-    checkpoints = checkpoint_directory(out, resume)
+    leads = join_ranks(device, rank_timeout)
+    checkpoints = checkpoint_directory(out, resume, leads)
     tasks = load_data(data, seed, test_size, val_size, *of_the_set)
     net = chosen_network(tasks, network, hidden, for_images="cnn")
     trainer = STGTrainer(
@@ -106,7 +109,7 @@ def stg(
         tensorboard=tensorboard,
         profile=profile,
     )
-    check_place(out, device)
+    check_place(out, device, leads)
     shown = {
         **settings,
         **net.described(),
@@ -117,9 +120,11 @@ def stg(
     }
     with stoppable():
         trainer.fit(tasks.train, tasks.val, resume=resume)
-        _finish(trainer, tasks, data, out, {**shown, "device": str(trainer.config.torch_device)}, quiet)
-    clear_checkpoints(checkpoints)
-    print_profile(None if quiet else profile)
+        if leads:
+            _finish(trainer, tasks, data, out, {**shown, "device": str(trainer.config.torch_device)}, quiet)
+    if leads:
+        clear_checkpoints(checkpoints)
+        print_profile(None if quiet else profile)
 
 
 def _finish(trainer: STGTrainer, tasks: TaskData, data: str, out: Path, settings: dict[str, Any], quiet: bool) -> None:

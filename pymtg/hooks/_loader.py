@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from pymtg.errors import InvalidTypeError
 from pymtg.hooks._reading import as_ids
+from pymtg.ranks import own_samples
 
 if TYPE_CHECKING:
     from pymtg.hooks._recorder import Recorder
@@ -24,10 +27,12 @@ class RecordedLoader:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Any]:
+        own, seen = _own_samples(self.loader), 0
         for batch in self.loader:
             ids, rest = split_batch(batch)
+            seen += len(ids)
             if self.recorder.attached:
-                self.recorder.ids(ids)
+                self.recorder.ids(ids, repeats=min(len(ids), max(0, seen - own)))
             yield rest
         if self.recorder.attached:
             self.recorder.flush()
@@ -40,6 +45,15 @@ class RecordedLoader:
         if name == "loader" or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.loader, name)
+
+
+def _own_samples(loader: Any) -> int:
+    """Return how many samples of a loader are no padding of its sampler, which would count twice."""
+    for holder in (loader, getattr(loader, "batch_sampler", None)):
+        sampler = getattr(holder, "sampler", None)
+        if isinstance(sampler, DistributedSampler):
+            return own_samples(sampler)
+    return sys.maxsize
 
 
 def split_batch(batch: Any) -> tuple[Tensor, Any]:

@@ -34,6 +34,7 @@ class _Batch:
 
     ids: Tensor
     targets: Tensor | None = None
+    repeats: int = 0
     parts: dict[str, Part] = field(default_factory=dict)
 
 
@@ -133,24 +134,30 @@ class Recorder:
 
     # What the loop says
 
-    def ids(self, sample_ids: Tensor | Sequence[int]) -> None:
+    def ids(self, sample_ids: Tensor | Sequence[int], *, repeats: int = 0) -> None:
         """Say which samples the next forward of the hooked loss is about.
 
         Parameters
         ----------
         sample_ids
             ``[B]``, int64 or int32, on any device, or a sequence of integers: positions in the data map.
+        repeats
+            So many rows at the end of the batch are not recorded: a sampler's padding, seen elsewhere too. See
+            :func:`pymtg.ranks.own_samples`.
 
         Raises
         ------
         InvalidTypeError, InvalidArgumentError
-            For ids that are not integers or not 1-D.
+            For ids that are not integers or not 1-D; for repeats below 0 or above B.
         RecordingError
             If the recorder is not attached.
         MissingLabelError
             If the batch before, of a dict of losses, lacks tasks and the map is one of complete labels.
         """
-        self._open(_Batch(as_ids(sample_ids)))
+        ids = as_ids(sample_ids)
+        if not 0 <= repeats <= len(ids):
+            raise InvalidArgumentError(f"repeats must be 0 to the number of ids, {len(ids)}; got {repeats}")
+        self._open(_Batch(ids, repeats=repeats))
 
     def batch(self, sample_ids: Tensor | Sequence[int], targets: Tensor) -> None:
         """Say which samples the next forward of the hooked *model* is about, and their labels.
@@ -180,7 +187,8 @@ class Recorder:
         :func:`pymtg.data.with_ids` (batches ``(ids, ...)``, or dicts with ``"sample_id"``); what is left of a batch
         keeps its type. Wrap last: whatever reads batches ahead would leave the ids behind. Detached, it only takes the
         ids out. The end of the loader calls :meth:`flush`. Where a model is hooked, the loop
-        still says :meth:`targets`.
+        still says :meth:`targets`. Samples that a DistributedSampler repeats to fill up its last round are not
+        recorded.
         """
         return RecordedLoader(self, loader)
 
@@ -233,7 +241,7 @@ class Recorder:
                 f"the batch ended without a call of the loss of {unseen[:6]}, and the data map was built for complete "
                 "labels; pass missing=True if the loop skips tasks, or call recorder.discard() after a failed step"
             )
-        self._write(*joined(batch.parts, self.layout), batch.ids)
+        self._write(*joined(batch.parts, self.layout), batch.ids, batch.repeats)
 
     def snapshot(self, epoch: int) -> Snapshot:
         """End the batch at hand and take a snapshot of the map: see :meth:`pymtg.DataMap.snapshot`.
@@ -312,7 +320,7 @@ class Recorder:
         if source.named:
             self._take(batch, source, logits, targets)
         else:
-            self._write(*source.readers[0].read(logits, targets), batch.ids)
+            self._write(*source.readers[0].read(logits, targets), batch.ids, batch.repeats)
 
     def _take(self, batch: _Batch, source: Source, logits: Any, targets: Any) -> None:
         """Keep the part of one task; with the last one, record the batch."""
@@ -326,16 +334,19 @@ class Recorder:
         check_sample_ids(batch.ids, part[0].shape[0], batch.ids.device)
         batch.parts[reader.name] = part
         if len(batch.parts) == self.layout.num_tasks:
-            self._write(*joined(batch.parts, self.layout), batch.ids)
+            self._write(*joined(batch.parts, self.layout), batch.ids, batch.repeats)
         else:
             self._batch = batch
 
-    def _write(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
+    def _write(self, logits: Tensor, targets: Tensor, ids: Tensor, repeats: int = 0) -> None:
         if self._follow_device:
             if self.data_map.device != logits.device:
                 self.data_map.state = MapState(*(tensor.to(logits.device) for tensor in self.data_map.state))
             self._follow_device = False
         ids = ids.to(logits.device)
+        if repeats:
+            check_sample_ids(ids, logits.shape[0], ids.device)
+            logits, targets, ids = (rows[: len(ids) - repeats] for rows in (logits, targets, ids))
         multitask_cross_entropy(logits, targets, self.layout, data_map=self.data_map, sample_ids=ids)
         self._ids_used = True
         self.num_batches += 1

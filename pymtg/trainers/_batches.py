@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from pymtg._ranks import Ranks
 from pymtg.data import IGNORE_INDEX, ArrayTasks, IndexedDataset, PixelTasks, collate, from_arrays, with_ids
 from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
@@ -39,16 +40,21 @@ class BatchSource(Protocol):
     missing: bool
     orders_apart: bool
 
-    def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
-        """Yield one epoch in an order drawn from the generator, from batch `first` on."""
+    def shuffled(self, generator: torch.Generator, first: int = 0, ranks: Ranks | None = None) -> Iterator[Batch]:
+        """Yield one epoch in an order drawn from the generator, from batch `first` on; this rank's rows of each batch.
+
+        A rank may have none of a batch's rows: the inputs are then None or have no rows.
+        """
         ...
 
-    def shuffled_apart(self, generators: Sequence[torch.Generator], first: int = 0) -> Iterator[Batch]:
+    def shuffled_apart(
+        self, generators: Sequence[torch.Generator], first: int = 0, ranks: Ranks | None = None
+    ) -> Iterator[Batch]:
         """Yield one epoch for K networks at once: ids [B, K], inputs [K, B, ...], targets [K, B, T]."""
         ...
 
-    def in_order(self) -> Iterator[Batch]:
-        """Yield every sample once, in the dataset's order."""
+    def in_order(self, ranks: Ranks | None = None) -> Iterator[Batch]:
+        """Yield every sample once, in the dataset's order; with ranks, this rank's batches of them."""
         ...
 
     def select(self, tasks: Sequence[int]) -> BatchSource:
@@ -98,7 +104,7 @@ def input_batches(inputs: torch.Tensor, config: TrainConfig) -> Iterator[torch.T
     Copies: on some processors the last bits of a product depend on where its operands begin in memory, and a tensor's
     rows are to give what the same rows of a dataset give.
     """
-    for start, stop in _cuts(len(inputs), config.batch_size):
+    for start, stop in batch_cuts(len(inputs), config.batch_size):
         yield inputs[start:stop].to(config.torch_device, copy=True)
 
 
@@ -137,11 +143,27 @@ def _class_numbers(matrix: torch.Tensor, argument: str) -> torch.Tensor:
     return matrix.masked_fill(missing, IGNORE_INDEX).long()
 
 
-def _cuts(num_samples: int, batch_size: int) -> list[tuple[int, int]]:
+def batch_cuts(num_samples: int, batch_size: int) -> list[tuple[int, int]]:
     """Return the bounds of ``ceil(M / batch_size)`` batches whose sizes differ by at most one."""
     count = -(-num_samples // batch_size)
     bounds = [num_samples * i // count for i in range(count + 1)] if count else []
     return list(itertools.pairwise(bounds))
+
+
+def _shares(cuts: Sequence[tuple[int, int]], ranks: Ranks | None) -> Sequence[tuple[int, int]]:
+    """Return the bounds of this rank's rows of every batch; some may be empty."""
+    if ranks is None:
+        return cuts
+    parts = [(start, ranks.part(stop - start)) for start, stop in cuts]
+    return [(start + part.start, start + part.stop) for start, part in parts]
+
+
+def _whole_batches(cuts: Sequence[tuple[int, int]], ranks: Ranks | None) -> Sequence[tuple[int, int]]:
+    """Return the bounds of this rank's batches, whole ones."""
+    if ranks is None:
+        return cuts
+    mine = ranks.part(len(cuts))
+    return cuts[mine.start : mine.stop]
 
 
 class _TensorBatches:
@@ -162,22 +184,24 @@ class _TensorBatches:
         self.targets = targets.to(self.device) if small else targets
         self.missing = not bool(known_targets(targets, layout).all())
         self.num_samples = len(inputs)
-        self.cuts = _cuts(self.num_samples, config.batch_size)
+        self.cuts = batch_cuts(self.num_samples, config.batch_size)
 
-    def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
-        return self._batches(torch.randperm(self.num_samples, generator=generator), first)
+    def shuffled(self, generator: torch.Generator, first: int = 0, ranks: Ranks | None = None) -> Iterator[Batch]:
+        return self._batches(torch.randperm(self.num_samples, generator=generator), _shares(self.cuts[first:], ranks))
 
-    def shuffled_apart(self, generators: Sequence[torch.Generator], first: int = 0) -> Iterator[Batch]:
+    def shuffled_apart(
+        self, generators: Sequence[torch.Generator], first: int = 0, ranks: Ranks | None = None
+    ) -> Iterator[Batch]:
         orders = torch.stack([torch.randperm(self.num_samples, generator=own) for own in generators])
         ids, rows = orders.T.to(self.device), orders.to(self.inputs.device)
-        for start, stop in self.cuts[first:]:
+        for start, stop in _shares(self.cuts[first:], ranks):
             at = rows[:, start:stop].flatten()
             parts = self._rows(at)
             inputs, targets = (part.view(len(generators), stop - start, *part.shape[1:]) for part in parts)
             yield ids[start:stop], inputs, targets
 
-    def in_order(self) -> Iterator[Batch]:
-        return self._batches(torch.arange(self.num_samples))
+    def in_order(self, ranks: Ranks | None = None) -> Iterator[Batch]:
+        return self._batches(torch.arange(self.num_samples), _whole_batches(self.cuts, ranks))
 
     def describe(self) -> dict[str, Any]:
         parts = {"inputs": _checksum(self.inputs), "targets": _checksum(self.targets)}
@@ -190,10 +214,10 @@ class _TensorBatches:
         targets = _for_loss(self.targets[:, list(tasks)], layout, "targets")
         return _TensorBatches(self.inputs, targets, layout, self.config, self.prepare)
 
-    def _batches(self, order: torch.Tensor, first: int = 0) -> Iterator[Batch]:
+    def _batches(self, order: torch.Tensor, cuts: Sequence[tuple[int, int]]) -> Iterator[Batch]:
         ids = order.to(self.device)
         rows = order.to(self.inputs.device)
-        for start, stop in self.cuts[first:]:
+        for start, stop in cuts:
             yield ids[start:stop], *self._rows(rows[start:stop])
 
     def _rows(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -219,21 +243,33 @@ class _LoaderBatches:
         self.dataset, self.layout, self.config, self.argument = dataset, layout, config, argument
         self.tasks = None if tasks is None else list(tasks)
         self.num_samples = len(dataset)
+        self.cuts = batch_cuts(self.num_samples, config.batch_size)
 
-    def shuffled(self, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
+    def shuffled(self, generator: torch.Generator, first: int = 0, ranks: Ranks | None = None) -> Iterator[Batch]:
         order = torch.randperm(self.num_samples, generator=generator)
+        # the workers' seeds; drawn from a copy, so that the order of samples is the same as for tensors
+        seeds = generator.clone_state()
+        if ranks is not None and not ranks.leads:  # or the ranks' workers would draw alike
+            seeds.manual_seed(
+                seeds.initial_seed() ^ int(torch.randint(2**62, (ranks.world,), generator=seeds)[ranks.rank])
+            )
+        cuts = _shares(self.cuts, ranks)
         if self.config.num_workers == 0:
-            return self._batches(order, generator, first)
+            return self._batches(order, seeds, cuts[first:])
         # workers have random states of their own, which the batches before move on
-        return itertools.islice(self._batches(order, generator), first, None)
+        return itertools.islice(self._batches(order, seeds, cuts), first, None)
 
-    def shuffled_apart(self, generators: Sequence[torch.Generator], first: int = 0) -> Iterator[Batch]:
-        for ids, *values in self.shuffled(generators[0], first):
-            inputs, targets = (value.expand(len(generators), *value.shape) for value in values)
-            yield ids[:, None].expand(-1, len(generators)), inputs, targets
+    def shuffled_apart(
+        self, generators: Sequence[torch.Generator], first: int = 0, ranks: Ranks | None = None
+    ) -> Iterator[Batch]:
+        for ids, inputs, targets in self.shuffled(generators[0], first, ranks):
+            copies = len(generators)
+            apart = None if inputs is None else inputs.expand(copies, *inputs.shape)
+            yield ids[:, None].expand(-1, copies), apart, targets.expand(copies, *targets.shape)
 
-    def in_order(self) -> Iterator[Batch]:
-        return self._batches(torch.arange(self.num_samples), torch.Generator().manual_seed(0))
+    def in_order(self, ranks: Ranks | None = None) -> Iterator[Batch]:
+        cuts = _whole_batches(self.cuts, ranks)
+        return self._batches(torch.arange(self.num_samples), torch.Generator().manual_seed(0), cuts)
 
     def select(self, tasks: Sequence[int]) -> BatchSource:
         return _LoaderBatches(self.dataset, self.layout, self.config, self.argument, tasks)
@@ -241,26 +277,36 @@ class _LoaderBatches:
     def describe(self) -> dict[str, Any]:
         return {"samples": self.num_samples}
 
-    def _batches(self, order: torch.Tensor, generator: torch.Generator, first: int = 0) -> Iterator[Batch]:
+    def _no_rows(self) -> Batch:
+        tasks = self.layout.num_tasks if self.tasks is None else len(self.tasks)
         device = self.config.torch_device
-        cuts = _cuts(self.num_samples, self.config.batch_size)[first:]
+        return torch.empty(0, dtype=torch.int64, device=device), None, torch.empty(0, tasks, device=device)
+
+    def _batches(
+        self, order: torch.Tensor, generator: torch.Generator, cuts: Sequence[tuple[int, int]]
+    ) -> Iterator[Batch]:
         loader = DataLoader(
             self.dataset,
-            batch_sampler=[order[a:b].tolist() for a, b in cuts],
+            batch_sampler=[order[a:b].tolist() for a, b in cuts if a < b],
             collate_fn=collate,
             num_workers=self.config.num_workers,
-            pin_memory=device.type == "cuda",
-            # the workers' seeds; drawn from a copy, so that the order of samples is the same as for tensors
-            generator=generator.clone_state(),
+            pin_memory=self.config.torch_device.type == "cuda",
+            generator=generator,
         )
-        for batch in loader:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 3:
-                raise InvalidTypeError(f"{self.argument} must yield (input, targets) samples of exactly two entries")
-            ids, inputs, targets = batch
-            matrix = _target_matrix(targets, self.layout, self.argument)
-            if self.tasks is not None:
-                matrix = _for_loss(matrix[:, self.tasks], self.layout.select(self.tasks), self.argument)
-            yield ids.to(device), _to_device(inputs, device), matrix.to(device, non_blocking=True)
+        batches = iter(loader)
+        for start, stop in cuts:
+            yield self._read(next(batches)) if start < stop else self._no_rows()
+        next(batches, None)  # ends the workers
+
+    def _read(self, batch: Any) -> Batch:
+        device = self.config.torch_device
+        if not isinstance(batch, (tuple, list)) or len(batch) != 3:
+            raise InvalidTypeError(f"{self.argument} must yield (input, targets) samples of exactly two entries")
+        ids, inputs, targets = batch
+        matrix = _target_matrix(targets, self.layout, self.argument)
+        if self.tasks is not None:
+            matrix = _for_loss(matrix[:, self.tasks], self.layout.select(self.tasks), self.argument)
+        return ids.to(device), _to_device(inputs, device), matrix.to(device, non_blocking=True)
 
 
 def _checksum(values: torch.Tensor) -> int:

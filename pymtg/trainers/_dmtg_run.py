@@ -153,27 +153,36 @@ class DMTGRun(Run):
         with span("forward"), autocast(self.config):
             outputs = self.network(inputs)
         with span("assignment"):
-            self._rest_or_learn()
-            shares = assignment.sample(self._temperature(), rows=len(ids))
+            shares = self._draw(len(ids))
         with span("loss"):
-            total, task_losses = self._objective(outputs, targets, shares)
+            total = self._with_terms(self.loss(outputs, targets, shares))
         labels = assignment.labels()
         if self.recorder is not None:
             with span("map"):
                 self._record(self.recorder, outputs, labels, targets, ids)
-        self.step += 1
+        task_losses: Any = self.loss.task_losses
         return total, task_losses[self.task, labels]
 
-    def _objective(self, outputs: Any, targets: Any, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the objective under a draw, and the losses [T, K] of all heads."""
+    def loss_of_nothing(self, zero: Tensor) -> Tensor:
+        """Return the terms of the assignment: every rank draws the same, with rows or without."""
+        self._draw(0)
+        return self._with_terms(zero)
+
+    def _draw(self, rows: int) -> Tensor:
+        """Draw the step's assignment; of several ranks' rows, for those of this one, weighted by its part of them."""
+        self._rest_or_learn()
+        first = 0 if self.ranked is None else self.ranked.first_row
+        shares = self.network.assignment.sample(self._temperature(), rows=rows, first_row=first)
+        self.step += 1
+        return shares if self.ranked is None else shares * self.ranked.factors()[:, None]
+
+    def _with_terms(self, total: Tensor) -> Tensor:
         assignment = self.network.assignment
-        total = self.loss(outputs, targets, shares)
         if self.plan.entropy_weight:
             total = total + self.plan.entropy_weight * assignment.entropy()
         if self.plan.balance_weight and assignment.theta.requires_grad:
             total = total + self.plan.balance_weight * assignment.num_tasks * assignment.imbalance()
-        task_losses: Any = self.loss.task_losses
-        return total, task_losses
+        return total
 
     def after_epoch(self, epoch: int) -> None:
         """Note the assignment; drop branches that no task can move to any more."""
@@ -342,7 +351,8 @@ class FinetuneRun(Run):
         """Return the sum of the task losses, and these."""
         with span("forward"), autocast(self.config):
             logits = self.network(inputs)
+        ones = self.ones if self.ranked is None else self.ranked.factors()[:, None]
         with span("loss"):
-            total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, self.ones)
+            total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, ones)
         task_losses: Any = self.loss.task_losses
         return total, task_losses[:, 0]

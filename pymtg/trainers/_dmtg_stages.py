@@ -169,6 +169,7 @@ def _job(
         snapshot_epochs=tuple(sorted({-(-plan.epochs * quarter // 4) for quarter in range(1, 5)})),
         plan=plan,
         trace=trace,
+        ranks=setting.ranks,
     )
 
 
@@ -188,6 +189,7 @@ def _warm_start(setting: Setting, plan: DMTGPlan, make: NetMaker) -> Trained:
         layout=setting.layout,
         seed=stage_seed(setting.seed, "joint"),
         epochs=plan.warm_epochs,
+        ranks=setting.ranks,
     )
     return train_network(job, *_data(setting), keeper=setting.keeper)
 
@@ -213,6 +215,7 @@ def _finetuned(setting: Setting, plan: DMTGPlan, model: GroupedNet) -> Trained:
         seed=stage_seed(setting.seed, "finetune"),
         epochs=plan.finetune_epochs,
         plan=plan,
+        ranks=setting.ranks,
     )
     trunk = list(model.trunk.parameters()) if plan.freeze_trunk and model.trunk is not None else []
     learned = [parameter.requires_grad for parameter in trunk]

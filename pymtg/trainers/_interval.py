@@ -9,11 +9,17 @@ from typing import Any
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
-__all__ = ["Interval"]
+__all__ = ["Interval", "seconds_of"]
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(s|min|h)")
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _RULE = "checkpoint_every must be a number of epochs from 1, a time such as '30s', '10min' or '2h', or both ('5,10min')"
+
+
+def seconds_of(word: str) -> float | None:
+    """Return the seconds of a time such as ``"30s"``, ``"10min"`` or ``"2h"``; None if it is none above 0."""
+    match = _TIME.fullmatch(word.strip())
+    return float(match[1]) * _SECONDS[match[2]] if match and float(match[1]) > 0 else None
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,9 @@ class Interval:
         epochs: int | None = None
         seconds: float | None = None
         for word in str(value).split(","):
-            match = _TIME.fullmatch(word.strip())
-            if match and seconds is None and float(match[1]) > 0:
-                seconds = float(match[1]) * _SECONDS[match[2]]
+            time_of = seconds_of(word)
+            if time_of is not None and seconds is None:
+                seconds = time_of
             elif word.strip().isascii() and word.strip().isdigit() and int(word) >= 1 and epochs is None:
                 epochs = int(word)
             else:

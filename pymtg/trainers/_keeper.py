@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymtg._ranges import span
 from pymtg.trainers import _stopping
+from pymtg.trainers._agreement import Agreement, Wish
 from pymtg.trainers._checkpoints import CheckpointFolder, Position
 from pymtg.trainers._interval import Interval
 from pymtg.trainers._run_state import load_result, load_run, result_state, run_state
@@ -28,8 +29,12 @@ class Keeper:
     epochs_done = 0
     """Epochs that were restored, of all stages and networks together."""
 
+    def __init__(self, agreement: Agreement | None = None) -> None:
+        self.agreement = Agreement() if agreement is None else agreement
+
     def begin(self, run: Run) -> StageResult | None:
         """Restore a run that has just begun as far as it is known; return its result if it was finished."""
+        self.agreement.meet(run, self.due)
         return None
 
     @contextmanager
@@ -37,15 +42,15 @@ class Keeper:
         """Surround the epochs of a run."""
         with _stopping.attended():
             yield
-            _stopping.raise_if_asked()
+            self._end_if(self.agreement.now().signal)
 
     def pause(self, run: Run) -> None:
         """Take note of the time between two batches."""
-        _stopping.raise_if_asked()
+        self._end_if(self.agreement.between(run, self.due).signal)
 
     def epoch_done(self, run: Run) -> None:
         """Take note of the end of an epoch."""
-        _stopping.raise_if_asked()
+        self._end_if(self.agreement.now().signal)
 
     def stage_done(self, run: Run, stage: StageResult) -> None:
         """Take note of a finished stage."""
@@ -53,6 +58,18 @@ class Keeper:
     def computed(self, name: str, compute: Callable[[], T], pack: Callable[[T], Any], unpack: Callable[[Any], T]) -> T:
         """Return what `compute` returns, or what it returned before the run was stopped: a stage without a network."""
         return compute()
+
+    def due(self) -> bool:
+        """Return whether it is time to save."""
+        return False
+
+    def end_if_asked(self) -> None:
+        """End the run where a signal is waiting."""
+        self._end_if(self.agreement.now().signal)
+
+    def _end_if(self, signal: int | None, saved: str | None = None) -> None:
+        if signal is not None:
+            raise _stopping.StopRequest(signal, saved, agreed=True)
 
 
 class FileKeeper(Keeper):
@@ -80,7 +97,9 @@ class FileKeeper(Keeper):
         keep: int,
         described: dict[str, Any],
         start: tuple[Position, list[dict[str, Any]]] | None = None,
+        agreement: Agreement | None = None,
     ) -> None:
+        super().__init__(agreement)
         self.folder, self.interval, self.keep, self.described = folder, interval, keep, described
         position, states = start if start is not None else ((0, 0, 0), [])
         self._restored = states[: position[0]]
@@ -93,6 +112,7 @@ class FileKeeper(Keeper):
 
     def begin(self, run: Run) -> StageResult | None:
         """Restore the run from the checkpoint that was read, where that goes so far."""
+        super().begin(run)
         if self._stage < len(self._restored):
             result = load_result(run, self._restored[self._stage])
             self._restored[self._stage] = {}  # its memory is needed no more
@@ -106,27 +126,27 @@ class FileKeeper(Keeper):
     @contextmanager
     def following(self, run: Run) -> Iterator[None]:
         """Surround the epochs of a run."""
-        with _stopping.attended():
+        with super().following(run):
             self._running = True
             yield
             self._running = False
-            _stopping.raise_if_asked()
 
     def pause(self, run: Run) -> None:
         """Save if a signal asks for it (and end the run), or the interval."""
-        if _stopping.asked():
-            self._save(run)
-            _stopping.raise_if_asked(str(self.folder.directory))
-        elif self.interval.due_since(self._saved_at):
-            self._save(run)
+        self._heed(run, self.agreement.between(run, self.due))
 
     def epoch_done(self, run: Run) -> None:
         """Save if a signal asks for it (and end the run), or the interval."""
         epoch = len(run.history)
         if epoch < run.job.epochs and self.interval.due_after(epoch):
             self._save(run)
-        if epoch < run.job.epochs or _stopping.asked():
-            self.pause(run)
+        wish = self.agreement.now(self.due)
+        if epoch < run.job.epochs or wish.signal is not None:
+            self._heed(run, wish)
+
+    def due(self) -> bool:
+        """Return whether the interval's time has passed."""
+        return self.interval.due_since(self._saved_at)
 
     def stage_done(self, run: Run, stage: StageResult) -> None:
         """Keep the stage's result, and save it if the interval says so."""
@@ -151,8 +171,13 @@ class FileKeeper(Keeper):
     def _finish(self, state: dict[str, Any]) -> None:
         self._unsaved.append((self._stage, state))
         self._stage += 1
-        if self.interval.epochs is not None or self.interval.due_since(self._saved_at):
+        if self.interval.epochs is not None or self.agreement.now(self.due).save:
             self._save_stages()
+
+    def _heed(self, run: Run, wish: Wish) -> None:
+        if wish.signal is not None or wish.save:
+            self._save(run)
+        self._end_if(wish.signal, str(self.folder.directory))
 
     def _save(self, run: Run) -> None:
         self._save_stages()

@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 from pymtg.integrations.tensorboard import check_installed
+from pymtg.trainers._agreement import RankedAgreement
 from pymtg.trainers._board import Board
 from pymtg.trainers._checkpoints import CheckpointFolder, DamagedFileError, Position
 from pymtg.trainers._described import described_config, differences
@@ -22,11 +23,14 @@ from pymtg.trainers._errors import CheckpointWarning
 from pymtg.trainers._interval import Interval
 from pymtg.trainers._keeper import FileKeeper, Keeper
 from pymtg.trainers._profile import profiling
+from pymtg.trainers._shared_state import RankedFolder, check_alike, shared
 from pymtg.trainers._stages import Setting
-from pymtg.trainers._stopping import StopRequest
+from pymtg.trainers._stopping import StopRequest, attended
 from pymtg.trainers.config import check_int
 
 __all__ = ["LongRun"]
+
+_Start: TypeAlias = tuple[Position, list[dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,28 +71,52 @@ class LongRun:
         """Yield the setting with a keeper, which restores the newest good checkpoint first if `resume` says so."""
         if not isinstance(resume, bool):
             raise InvalidTypeError(f"resume must be True or False; got {resume!r}")
-        keeper = self._keeper(setting, method, options, resume)
-        setting = dataclasses.replace(setting, keeper=keeper)
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(profiling(self.profile, setting.config.torch_device))
-                if self.log is not None:
-                    log = EpochLog(self.log, keep=keeper.epochs_done if resume else 0)
-                    setting.reporter.log = stack.enter_context(log)
-                if self.tensorboard is not None:
-                    setting.reporter.board = stack.enter_context(Board(self.tensorboard, setting.layout))
-                yield setting
-        except KeyboardInterrupt as stop:
-            if isinstance(keeper, FileKeeper) and keeper.save_finished() and isinstance(stop, StopRequest):
-                stop.saved = str(keeper.folder.directory)
-            raise
+        ranks = setting.ranks
+        leads = ranks is None or ranks.leads
+        with ExitStack() as stack:
+            if ranks is not None:
+                stack.enter_context(attended())
+            keeper = self._keeper(setting, method, options, resume)
+            setting = dataclasses.replace(setting, keeper=keeper)
+            try:
+                with ExitStack() as files:
+                    files.enter_context(profiling(self.profile if leads else None, setting.config.torch_device))
+                    if self.log is not None and leads:
+                        log = EpochLog(self.log, keep=keeper.epochs_done if resume else 0)
+                        setting.reporter.log = files.enter_context(log)
+                    if self.tensorboard is not None and leads:
+                        setting.reporter.board = files.enter_context(Board(self.tensorboard, setting.layout))
+                    yield setting
+                if ranks is not None:
+                    keeper.end_if_asked()
+            except KeyboardInterrupt as stop:
+                if ranks is not None and not (isinstance(stop, StopRequest) and stop.agreed):
+                    raise  # the other ranks do not know of it
+                if isinstance(keeper, FileKeeper) and keeper.save_finished() and isinstance(stop, StopRequest):
+                    stop.saved = str(keeper.folder.directory)
+                raise
 
     def _keeper(self, setting: Setting, method: str, options: dict[str, Any], resume: bool) -> Keeper:
+        ranks = setting.ranks
+        agreement = None if ranks is None else RankedAgreement(ranks)
+        own = {} if ranks is None and self.checkpoint_dir is None else _described_run(setting, method, options)
+        if ranks is not None:
+            check_alike(ranks, own)
         if self.checkpoint_dir is None:
             if resume:
                 raise InvalidArgumentError("resume needs a checkpoint_dir to go on from; got checkpoint_dir=None")
-            return Keeper()
-        folder = CheckpointFolder(self.checkpoint_dir)
+            return Keeper(agreement)
+        directory = self.checkpoint_dir
+        if ranks is None:
+            start, folder = self._start(directory, own, resume), CheckpointFolder(directory)
+        else:
+            start = shared(ranks, ranks.first(lambda: self._start(directory, own, resume)))
+            folder = RankedFolder(directory, ranks)
+        return FileKeeper(folder, self.interval, self.keep, own, start, agreement)
+
+    def _start(self, directory: Path, own: dict[str, Any], resume: bool) -> _Start | None:
+        """Return where to go on from: None for the beginning."""
+        folder = CheckpointFolder(directory)
         found = folder.positions()
         if found and not resume:
             raise InvalidArgumentError(
@@ -96,9 +124,7 @@ class LongRun:
                 f"got {folder.directory} with {len(found)}"
             )
         folder.remove_left_overs()
-        own = _described_run(setting, method, options)
-        start = _newest_good(folder, own) if found else None
-        return FileKeeper(folder, self.interval, self.keep, own, start)
+        return _newest_good(folder, own) if found else None
 
 
 def _path(argument: str, value: Any) -> Path | None:
@@ -108,7 +134,8 @@ def _path(argument: str, value: Any) -> Path | None:
 
 
 def _described_run(setting: Setting, method: str, options: dict[str, Any]) -> dict[str, Any]:
-    return {
+    several = {} if setting.ranks is None else {"ranks": setting.ranks.world}
+    return several | {
         "method": method,
         "layout": setting.layout.to_dict(),
         "options": {**described_config(setting.config), **options, "seed": setting.seed},
@@ -120,7 +147,7 @@ def _described_run(setting: Setting, method: str, options: dict[str, Any]) -> di
     }
 
 
-def _newest_good(folder: CheckpointFolder, own: dict[str, Any]) -> tuple[Position, list[dict[str, Any]]]:
+def _newest_good(folder: CheckpointFolder, own: dict[str, Any]) -> _Start:
     """Return the furthest position that can be gone on from, and its states; say which ones cannot."""
     stages: dict[int, dict[str, Any]] = {}
     problems = []
@@ -152,7 +179,11 @@ def _state(folder: CheckpointFolder, position: Position, own: dict[str, Any]) ->
     read = folder.read(position)
     there, here = dict(read["run"]), dict(own)
     versions = there.pop("torch"), here.pop("torch")
+    ranks = there.pop("ranks", 1), here.pop("ranks", 1)
     _check_same(there, here, folder.file(position))
+    if ranks[0] != ranks[1]:
+        written = f"{folder.file(position)} was written by a run of ranks: {ranks[0]}"
+        _warn(f"{written}, this has {ranks[1]}: results are the same but for rounding and noise")
     if versions[0] != versions[1]:
         written = f"{folder.file(position)} was written with torch {versions[0]}"
         _warn(f"{written}, this is {versions[1]}: results may differ")

@@ -14,6 +14,7 @@ from torch import nn
 from pymtg import _faults
 from pymtg._ranges import each, span
 from pymtg._ranges import stage as stage_range
+from pymtg._ranks import Ranks
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.losses import MultiTaskLoss
@@ -24,6 +25,7 @@ from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._monitor import monitored, weighted_score
 from pymtg.trainers._predict import autocast, checked_logits, forward_all
 from pymtg.trainers._progress import Reporter
+from pymtg.trainers._ranked_steps import RankedSteps
 from pymtg.trainers._seeding import seeded
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord, StageResult
@@ -43,6 +45,8 @@ class Job:
     weights: torch.Tensor | None = None
     data_map: DataMap | None = None
     snapshot_epochs: tuple[int, ...] = ()
+    ranks: Ranks | None = None
+    """Those that train it together; None where this process does alone."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def _trained(run: Run, reporter: Reporter, keeper: Keeper) -> StageResult:
         run.report(reporter)
         keeper.epoch_done(run)
     best = run.restore_best()
+    run.complete()
     stage = StageResult(
         name=job.name,
         epochs=job.epochs,
@@ -141,6 +146,7 @@ class Run:
         """How many batches of the present epoch are done, and of how many."""
         self.sums = torch.zeros(1 + job.layout.num_tasks, device=device)
         self.order_start = self.order.get_state()  # of the generator, before it drew the present epoch's order
+        self.ranked = None if job.ranks is None else RankedSteps(self, job.ranks)
 
     def make_loss(self) -> nn.Module:
         """Return the loss module."""
@@ -154,6 +160,9 @@ class Run:
         """Return a batch's total loss, for the backward pass, and the T task losses, detached."""
         with span("forward"), autocast(self.config):
             logits = self.network(inputs)
+        if self.ranked is not None:
+            factors = self.ranked.factors()
+            self.loss.task_weights = factors if self.job.weights is None else factors * self.job.weights.to(factors)
         with span("loss"):
             total = self.loss(checked_logits(logits, len(ids), self.job.layout), targets, ids)
         task_losses: Any = self.loss.task_losses
@@ -161,7 +170,11 @@ class Run:
 
     def batches_left(self) -> Iterator[Batch]:
         """Yield the batches of the present epoch that are not done."""
-        return self.train.shuffled(self.order, self.batch)
+        return self.train.shuffled(self.order, self.batch, self.job.ranks)
+
+    def loss_of_nothing(self, zero: torch.Tensor) -> torch.Tensor:
+        """Return the total of a batch of which this rank has no rows: `zero`, on which all parameters hang."""
+        return zero
 
     @property
     def note(self) -> str:
@@ -175,9 +188,17 @@ class Run:
 
     def after_epoch(self, epoch: int) -> None:
         """Do what follows an epoch's last step, before it is validated."""
+        if self.ranked is not None:
+            self.ranked.settle()
         if self.job.data_map is not None and epoch in self.job.snapshot_epochs:
             with span("snapshot"):
-                self.job.data_map.snapshot(epoch)
+                self._snapshot(self.job.data_map, epoch)
+
+    def _snapshot(self, data_map: DataMap, epoch: int) -> None:
+        if self.ranked is not None and self.ranked.map is not None:
+            self.ranked.map.snapshot(epoch)
+        else:
+            data_map.snapshot(epoch)
 
     def epoch(self, epoch: int, pause: Callable[[Run], None] | None = None) -> EpochRecord:
         """Train one epoch, or what is left of it, validate, and record both; `pause` is called between batches."""
@@ -202,7 +223,14 @@ class Run:
         self.keep_if_best(record)
         return record
 
+    def complete(self) -> None:
+        """Do what ends the training: merge the ranks' maps."""
+        if self.ranked is not None and self.ranked.map is not None:
+            self.ranked.map.finish()
+
     def _validate(self) -> tuple[float, ...] | None:
+        if self.ranked is not None:
+            return self.ranked.scores()
         if self.val is None:
             return None
         with span("validation"):
@@ -235,23 +263,33 @@ class Run:
             sums.zero_()
             self.order_start = self.order.get_state()
         for ids, inputs, targets in each("data", self.batches_left()):
-            total, task_losses = self.loss_of(ids, inputs, targets)
+            total, task_losses, weight = self._losses(ids, inputs, targets)
             with span("backward"):
                 for optimizer in self.optimizers:
                     optimizer.zero_grad(set_to_none=True)
                 self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+                if self.ranked is not None:
+                    self.ranked.after_backward()
             with span("optimizer"):
                 for optimizer in self.optimizers:
                     self.scaler.step(optimizer)
                 self.scaler.update()
-            sums[0].add_(total.detach(), alpha=len(ids))
-            sums[1:].add_(task_losses, alpha=len(ids))
+            sums[0].add_(total.detach(), alpha=weight)
+            sums[1:].add_(task_losses, alpha=weight)
             self.batch += 1
             if pause is not None and self.batch < self.batches:
                 pause(self)
         with torch.no_grad():  # finite if all weights are
             state = torch.stack([p.sum().float() for p in self.network.parameters()]).sum()
+        if self.ranked is not None:
+            sums = self.ranked.total(sums)
         return torch.cat([state[None], sums / self.train.num_samples])
+
+    def _losses(self, ids: torch.Tensor, inputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Return the total to go back from, the task losses, and by what both count in the epoch's means."""
+        if self.ranked is not None:
+            return self.ranked.losses(ids, inputs, targets)
+        return *self.loss_of(ids, inputs, targets), len(ids)
 
     def _read(self, epoch: int, sums: torch.Tensor) -> tuple[float, tuple[float, ...]]:
         """Bring an epoch's training figures to the host, the only such read, and check them."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pymtg._ranges import each
+from pymtg._ranks import Ranks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source, input_batches
@@ -90,17 +91,18 @@ def predict_any(network: nn.Module, inputs: Any, layout: TaskLayout, config: Tra
 
 
 def forward_all(
-    network: nn.Module, source: BatchSource, layout: TaskLayout, config: TrainConfig
+    network: nn.Module, source: BatchSource, layout: TaskLayout, config: TrainConfig, ranks: Ranks | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits [N, num_logits] and targets [N, T] of every sample of a source, in order."""
+    """Return logits [N, num_logits] and targets [N, T] of every sample of a source, in order; with ranks, its part."""
     targets = []
 
     def inputs() -> Iterator[Any]:
-        for _, batch, batch_targets in each("data", source.in_order()):
+        for _, batch, batch_targets in each("data", source.in_order(ranks)):
             targets.append(batch_targets)
             yield batch
 
-    return predict_batches(network, inputs(), layout, config), torch.cat(targets)
+    logits = predict_batches(network, inputs(), layout, config)
+    return logits, torch.cat(targets) if targets else torch.empty(0, layout.num_tasks, device=logits.device)
 
 
 def autocast(config: TrainConfig) -> torch.autocast:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from pymtg._ranks import Ranks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.trainers.results import EpochRecord
 
@@ -76,14 +77,15 @@ class Reporter:
 
 
 @contextmanager
-def reporting(progress: bool | None) -> Iterator[Reporter]:
-    """Yield a reporter: with a bar if `progress` is True, or None and stderr is a terminal."""
+def reporting(progress: bool | None, ranks: Ranks | None = None) -> Iterator[Reporter]:
+    """Yield a reporter: with a bar if `progress` is True, or None and stderr is a terminal; of ranks, on the first."""
     if progress is not None and not isinstance(progress, bool):
         raise InvalidTypeError(f"progress must be True, False or None; got {progress!r}")
     installed = find_spec("rich") is not None
     if progress and not installed:
         raise InvalidArgumentError("progress=True needs rich, which is not installed; pass None or install pymtg[cli]")
-    if not installed or progress is False or (progress is None and not sys.stderr.isatty()):
+    silent = progress is False or (ranks is not None and not ranks.leads)
+    if not installed or silent or (progress is None and not sys.stderr.isatty()):
         yield Reporter()
         return
     from rich.console import Console

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError
+from pymtg.trainers._ranked_map import RankedMap
 from pymtg.trainers._seeding import random_states, set_random_states
 from pymtg.trainers.results import EpochRecord, StageResult
 
@@ -25,15 +27,17 @@ def run_state(run: Run) -> dict[str, Any]:
         "seconds": run.seconds,
         "epoch_seconds": run.epoch_seconds,
         "batch": run.batch,
-        "sums": run.sums,
+        "sums": run.sums if run.ranked is None else run.ranked.total(run.sums),
         "order": run.order_start if run.batch else run.order.get_state(),
         "random": random_states(run.config.torch_device),
+        "ranks": [] if run.ranked is None else run.ranked.random_states(),
         "history": _history_state(run.history),
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
         "scheduler": None if run.scheduler is None else run.scheduler.state_dict(),
         "scaler": run.scaler.state_dict(),
         "best": run.best_state(),
         **_learned(run),
+        "data_map": _map_state(run),
     }
 
 
@@ -45,7 +49,7 @@ def load_run(run: Run, state: dict[str, Any]) -> None:
     InvalidArgumentError
         If the run is of another stage, network or optimizer than the one whose state it was.
     """
-    _load_learned(run, state)
+    _load_learned(run, state, None if run.ranked is None else run.ranked.map)
     run.load_best(state["best"])
     for optimizer, saved in zip(run.optimizers, _checked_optimizers(run, state["optimizers"]), strict=True):
         _load(optimizer.load_state_dict, saved, "optimizer")
@@ -55,10 +59,15 @@ def load_run(run: Run, state: dict[str, Any]) -> None:
     run.history = _history(state["history"])
     run.batch = state["batch"]
     run.sums = state["sums"].to(run.sums.device)
+    if run.ranked is not None:
+        run.sums = run.ranked.load_sums(run.sums)
     run.order.set_state(state["order"])
     run.order_start = state["order"]
     run.resume_clocks(state["seconds"], state["epoch_seconds"])
-    set_random_states(state["random"], run.config.torch_device)
+    if run.ranked is None:
+        set_random_states(state["random"], run.config.torch_device)
+    else:
+        run.ranked.load_random_states([state["random"], *state.get("ranks", [])])
 
 
 def result_state(run: Run, stage: StageResult) -> dict[str, Any]:
@@ -102,7 +111,15 @@ def _learned(run: Run) -> dict[str, Any]:
     }
 
 
-def _load_learned(run: Run, state: dict[str, Any]) -> None:
+def _map_state(run: Run) -> dict[str, Any] | None:
+    """Return the state of the map that is at work: of the ranks' maps together where there are several."""
+    data_map: RankedMap | DataMap | None = run.job.data_map if run.ranked is None else run.ranked.map
+    if data_map is None:
+        return None
+    return data_map.state() if isinstance(data_map, RankedMap) else data_map.state_dict()
+
+
+def _load_learned(run: Run, state: dict[str, Any], ranked: RankedMap | None = None) -> None:
     if state["name"] != run.job.name:
         raise InvalidArgumentError(
             f"resume must continue the same stages; the checkpoint is of {state['name']!r}, not {run.job.name!r}"
@@ -110,7 +127,8 @@ def _load_learned(run: Run, state: dict[str, Any]) -> None:
     run.load_own(state["own"])  # first: it decides on shapes
     load_weights(run.network, state["network"])
     if run.job.data_map is not None:
-        _load(run.job.data_map.load_state_dict, state["data_map"], "data map")
+        load = run.job.data_map.load_state_dict if ranked is None else ranked.load
+        _load(load, state["data_map"], "data map")
 
 
 def _load(load: Any, state: Any, what: str) -> None:

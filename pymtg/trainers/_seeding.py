@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["cpu_threads", "random_states", "seeded", "set_random_states", "stage_seed"]
+__all__ = ["cpu_threads", "random_states", "reseed", "seeded", "set_random_states", "stage_seed"]
 
-_STAGES = ("joint", "task", "group", "random", "cluster", "split", "dmtg", "assignment", "finetune")
+_STAGES = ("joint", "task", "group", "random", "cluster", "split", "dmtg", "assignment", "finetune", "rank")
 
 
 def stage_seed(seed: int, stage: str, index: int = 0) -> int:
@@ -34,20 +34,25 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     index = [] if device.type == "cpu" else [_device_index(device)]
     with torch.random.fork_rng(index, device_type="cuda" if device.type == "cpu" else device.type):
         try:
-            # not torch.manual_seed: it would also seed accelerators that are none of our business
-            torch.default_generator.manual_seed(seed)
-            if index:
-                module = torch.get_device_module(device)
-                with module.device(index[0]):
-                    module.manual_seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            random.seed(seed)
+            reseed(seed, device)
             cudnn.deterministic, cudnn.benchmark = True, False
             yield
         finally:
             cudnn.deterministic, cudnn.benchmark = cudnn_flags
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Seed torch (CPU and `device`), NumPy and `random`."""
+    # not torch.manual_seed: it would also seed accelerators that are none of our business
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        with module.device(_device_index(device)):
+            module.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
 
 
 def random_states(device: torch.device) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from pymtg._ranks import Ranks
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
@@ -57,6 +58,8 @@ class Setting:
     reporter: Reporter
     built: list[weakref.ref[nn.Module]] = field(default_factory=list)
     keeper: Keeper = field(default_factory=Keeper)
+    ranks: Ranks | None = None
+    """Those that train the networks together; None where this process does alone."""
 
     def build(self, layout: TaskLayout) -> nn.Module:
         """Call the model factory; InvalidArgumentError if it hands out a network that it has handed out before."""
@@ -77,6 +80,7 @@ class Setting:
         train: Any,
         val: Any,
         reporter: Reporter,
+        ranks: Ranks | None = None,
     ) -> Setting:
         """Check the arguments that every method takes, and open the data."""
         check_model(model, layout)
@@ -85,7 +89,12 @@ class Setting:
         if config.keep_best and val is None:
             raise InvalidArgumentError("keep_best=True needs a validation set; got val=None")
         opened = None if val is None else batch_source(val, layout, config, "val")
-        return cls(model, layout, config, seed, batch_source(train, layout, config, "train"), opened, reporter)
+        source = batch_source(train, layout, config, "train")
+        if ranks is not None and source.num_samples < ranks.world:
+            raise InvalidArgumentError(
+                f"train must hold a sample for each of the {ranks.world} ranks; got {source.num_samples}"
+            )
+        return cls(model, layout, config, seed, source, opened, reporter, ranks=ranks)
 
     def joint(
         self, index: int = 0, *, epochs: int, data_map: DataMap | None = None, snapshots: tuple[int, ...] = ()
@@ -99,6 +108,7 @@ class Setting:
             epochs=epochs,
             data_map=data_map,
             snapshot_epochs=snapshots,
+            ranks=self.ranks,
         )
         return train_network(job, self.train, self.val, self.config, self.reporter, keeper=self.keeper)
 
@@ -111,6 +121,7 @@ class Setting:
             layout=layout,
             seed=stage_seed(self.seed, "task", task),
             epochs=epochs,
+            ranks=self.ranks,
         )
         val = None if self.val is None else self.val.select([task])
         return train_network(job, self.train.select([task]), val, self.config, self.reporter, keeper=self.keeper)
@@ -132,6 +143,7 @@ class Setting:
             seed=stage_seed(self.seed, "group", k),
             epochs=epochs,
             weights=torch.from_numpy(weights.astype(np.float32)),
+            ranks=self.ranks,
         )
         return train_network(job, self.train, self.val, self.config, self.reporter, keeper=self.keeper)
 

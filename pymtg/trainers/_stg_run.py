@@ -14,6 +14,7 @@ from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets._stacked import CannotStackError
 from pymtg.trainers._loop import Trained
+from pymtg.trainers._shared_state import on_first
 from pymtg.trainers._stages import Setting, group_tasks
 from pymtg.trainers._together import check_together, pays_together, train_together
 from pymtg.trainers.config import check_choice, check_int
@@ -145,10 +146,14 @@ def group_from_joint(
     joint = setting.joint(
         epochs=plan.epochs if epochs is None else epochs, data_map=data_map, snapshots=plan.snapshot_epochs
     )
+
+    def group() -> tuple[TaskGroups, float]:
+        return group_tasks(data_map, setting, plan.num_groups, plan.mode, plan.fuzzifier, plan.n_init)
+
     with stage_range("grouping"):
         groups, seconds = setting.keeper.computed(
             "grouping",
-            lambda: group_tasks(data_map, setting, plan.num_groups, plan.mode, plan.fuzzifier, plan.n_init),
+            lambda: on_first(setting.ranks, group, _packed_groups, _unpacked_groups),
             _packed_groups,
             _unpacked_groups,
         )

@@ -9,19 +9,21 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopRequest", "asked", "attended", "on_signals", "raise_if_asked"]
+__all__ = ["StopRequest", "asked", "attended", "on_signals"]
 
 
 class StopRequest(KeyboardInterrupt):
     """A signal has asked the process to end.
 
-    ``number`` is the signal's; ``saved`` the directory of the checkpoint that was saved on the way, or None.
+    ``number`` is the signal's; ``saved`` the directory of the checkpoint that was saved on the way, or None; ``agreed``
+    whether it was raised where it can be attended to, on all ranks.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, saved: str | None = None, *, agreed: bool = False) -> None:
         super().__init__(number)
         self.number = number
-        self.saved: str | None = None
+        self.saved = saved
+        self.agreed = agreed
 
 
 class _Request:
@@ -55,7 +57,7 @@ def on_signals() -> Iterator[None]:
 
 @contextmanager
 def attended() -> Iterator[None]:
-    """Inside the block the first signal waits for :func:`raise_if_asked`."""
+    """Inside the block the first signal waits until somebody looks: see :func:`asked`."""
     before, _Request.attended = _Request.attended, True
     try:
         yield
@@ -63,18 +65,9 @@ def attended() -> Iterator[None]:
         _Request.attended = before
 
 
-def asked() -> bool:
-    """Return whether a signal is waiting."""
-    return _Request.number is not None
-
-
-def raise_if_asked(saved: str | None = None) -> None:
-    """Raise the StopRequest of the signal that is waiting, if one is."""
-    number = _Request.number
-    if number is not None:
-        request = StopRequest(number)
-        request.saved = saved
-        raise request
+def asked() -> int | None:
+    """Return the number of the signal that is waiting; None where none is."""
+    return _Request.number
 
 
 def _take(number: int, frame: FrameType | None) -> None:

@@ -64,6 +64,7 @@ def train_together(
         seed=stage_seed(setting.seed, "group", 0),
         epochs=epochs,
         weights=torch.from_numpy(weights.T.astype(np.float32).flatten()),
+        ranks=setting.ranks,
         single=layout,
         names=tuple(f"{name} {k}" for k in range(networks)),
         seeds=tuple(stage_seed(setting.seed, "group", k) for k in range(networks)),
@@ -137,7 +138,7 @@ class TogetherRun(Run):
 
     def batches_left(self) -> Iterator[Batch]:
         """Yield ids ``[B, K]``, inputs ``[K, B, ...]`` and targets ``[B, K * T]``."""
-        for ids, inputs, targets in self.train.shuffled_apart(self.order.each, self.batch):
+        for ids, inputs, targets in self.train.shuffled_apart(self.order.each, self.batch, self.job.ranks):
             yield ids, inputs, targets.transpose(0, 1).flatten(1)
 
     def scores_of(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, ...]:

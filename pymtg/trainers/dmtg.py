@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pymtg._ranks import Ranks, lost_peers
 from pymtg._task_split import TaskLossFunction
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
@@ -264,8 +265,9 @@ class DMTGTrainer:
         """
         for name in _FITTED:
             self.__dict__.pop(name, None)
-        with cpu_threads(self.config.num_threads), reporting(self.progress) as reporter:
-            setting = Setting.of(self._factory, self.layout, self.config, self.seed, train, val, reporter)
+        ranks = Ranks.here()
+        with cpu_threads(self.config.num_threads), lost_peers(ranks), reporting(self.progress, ranks) as reporter:
+            setting = Setting.of(self._factory, self.layout, self.config, self.seed, train, val, reporter, ranks)
             reporter.expect(self.plan.warm_epochs + self.plan.epochs + self.plan.finetune_epochs)
             with self.long_run.opened(setting, "dmtg", described(self.plan), resume) as kept:
                 found = train_dmtg(kept, self.plan, self._make)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pymtg._ranks import Ranks, lost_peers
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidTypeError
 from pymtg.metrics import Scores, score
@@ -243,8 +244,9 @@ class STGTrainer:
         """
         for name in _FITTED:
             self.__dict__.pop(name, None)
-        with cpu_threads(self.config.num_threads), reporting(self.progress) as reporter:
-            setting = Setting.of(self.model, self.layout, self.config, self.seed, train, val, reporter)
+        ranks = Ranks.here()
+        with cpu_threads(self.config.num_threads), lost_peers(ranks), reporting(self.progress, ranks) as reporter:
+            setting = Setting.of(self.model, self.layout, self.config, self.seed, train, val, reporter, ranks)
             options = {**described(self.plan), "missing": self.missing}
             with self.long_run.opened(setting, "stg", options, resume) as kept:
                 fitted = self._run(kept)
