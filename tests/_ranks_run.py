@@ -116,6 +116,10 @@ def learned(trainer):
 # What every rank, and one process alone, are asked to train; the results have to agree.
 
 
+def plain(layout):
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, layout.num_logits))
+
+
 def decayed(parameters):
     """A parameter that nothing depends on must have no gradient, or it would decay."""
     return torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
@@ -123,6 +127,8 @@ def decayed(parameters):
 
 RUNS = {
     "stg": lambda seed: stg(seed, make(seed), make(seed + 1), keep_best=True, optimizer=decayed),
+    "one by one": lambda seed: stg(seed, make(seed), specialise="one-by-one", epochs=1, num_groups=3),
+    "together": lambda seed: stg(seed, make(seed), make(seed + 1), net=plain, specialise="together", keep_best=True),
     # batches of fewer rows than ranks, complete labels, the last batch of a row or two
     "few rows": lambda seed: stg(
         seed, make(seed, CLASSES, 11, False), layout=CLASSES, batch_size=2, snapshots="gram", epochs=2
@@ -183,7 +189,7 @@ def stopped(seed, rank, folder, method):
     def net(layout, countdown=lambda: None):
         return Awkward(layout, 0.3, countdown)
 
-    left = [7 + seed % 23]
+    left = [5 + seed % 30]  # in the joint training, or in that of the groups
 
     def countdown():
         left[0] -= 1

@@ -135,9 +135,10 @@ Specialise = Annotated[
     str,
     typer.Option(
         "--specialise",
-        metavar="auto|together|one-by-one",
+        metavar="auto|together|one-by-one|spread",
         help="Whether the groups' networks are trained at once, as one network of stacked weights: the same results "
-        "to rounding. By default where layers are so small that it is faster.",
+        "to rounding. By default where layers are so small that it is faster. 'spread', the default on several ranks: "
+        "each network whole by one of them.",
     ),
 ]
 SpecialisedEpochs = Annotated[

@@ -13,6 +13,7 @@ from pymtg.trainers._agreement import Agreement, Wish
 from pymtg.trainers._checkpoints import CheckpointFolder, Position
 from pymtg.trainers._interval import Interval
 from pymtg.trainers._run_state import load_result, load_run, result_state, run_state
+from pymtg.trainers._shared_state import Shares, epochs_logged
 from pymtg.trainers.results import StageResult
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class Keeper:
         """Return whether it is time to save."""
         return False
 
+    def knows_next_stage(self) -> bool:
+        """Return whether the next stage was finished before the run was stopped."""
+        return False
+
     def end_if_asked(self) -> None:
         """End the run where a signal is waiting."""
         self._end_if(self.agreement.now().signal)
@@ -104,7 +109,9 @@ class FileKeeper(Keeper):
         position, states = start if start is not None else ((0, 0, 0), [])
         self._restored = states[: position[0]]
         self._at_work = states[position[0]] if position[1:] != (0, 0) else None
-        self.epochs_done = sum(len(s["history"]["loss"]) * s.get("networks", 1) for s in states if "history" in s)
+        self.epochs_done = sum(epochs_logged(s, finished=i < position[0]) for i, s in enumerate(states))
+        self.shares: Shares | None = None
+        """Of a stage in which every rank trains a network of its own."""
         self._stage = 0
         self._unsaved: list[tuple[int, dict[str, Any]]] = []
         self._saved_at = time.monotonic()
@@ -114,12 +121,12 @@ class FileKeeper(Keeper):
         """Restore the run from the checkpoint that was read, where that goes so far."""
         super().begin(run)
         if self._stage < len(self._restored):
-            result = load_result(run, self._restored[self._stage])
+            result = load_result(run, self._own(self._restored[self._stage]))
             self._restored[self._stage] = {}  # its memory is needed no more
             self._stage += 1
             return result
         if self._at_work is not None:
-            load_run(run, self._at_work)
+            load_run(run, self._own(self._at_work))
             self._at_work = None
         return None
 
@@ -144,13 +151,17 @@ class FileKeeper(Keeper):
         if epoch < run.job.epochs or wish.signal is not None:
             self._heed(run, wish)
 
+    def knows_next_stage(self) -> bool:
+        """Return whether the next stage was finished before the run was stopped."""
+        return self._stage < len(self._restored)
+
     def due(self) -> bool:
         """Return whether the interval's time has passed."""
         return self.interval.due_since(self._saved_at)
 
     def stage_done(self, run: Run, stage: StageResult) -> None:
         """Keep the stage's result, and save it if the interval says so."""
-        self._finish(result_state(run, stage))
+        self._finish(self._packed(result_state(run, stage)))
 
     def computed(self, name: str, compute: Callable[[], T], pack: Callable[[T], Any], unpack: Callable[[Any], T]) -> T:
         """Return what `compute` returned before the run was stopped, or call it and keep what it returns."""
@@ -174,6 +185,12 @@ class FileKeeper(Keeper):
         if self.interval.epochs is not None or self.agreement.now(self.due).save:
             self._save_stages()
 
+    def _packed(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state if self.shares is None else self.shares.packed(state)
+
+    def _own(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state if self.shares is None else self.shares.own(state)
+
     def _heed(self, run: Run, wish: Wish) -> None:
         if wish.signal is not None or wish.save:
             self._save(run)
@@ -181,7 +198,7 @@ class FileKeeper(Keeper):
 
     def _save(self, run: Run) -> None:
         self._save_stages()
-        self._write((self._stage, len(run.history), run.batch), run_state(run))
+        self._write((self._stage, len(run.history), run.batch), self._packed(run_state(run)))
 
     def _save_stages(self) -> None:
         while self._unsaved:

@@ -17,7 +17,7 @@ from pymtg.trainers.results import EpochRecord, StageResult
 if TYPE_CHECKING:
     from pymtg.trainers._loop import Run
 
-__all__ = ["load_result", "load_run", "load_weights", "result_state", "run_state"]
+__all__ = ["load_result", "load_run", "load_weights", "result_state", "run_state", "stage_of", "stage_state"]
 
 
 def run_state(run: Run) -> dict[str, Any]:
@@ -72,13 +72,17 @@ def load_run(run: Run, state: dict[str, Any]) -> None:
 
 def result_state(run: Run, stage: StageResult) -> dict[str, Any]:
     """Return what later stages and the caller need of a run that is finished."""
+    return stage_state(stage) | {"name": run.job.name} | _learned(run)
+
+
+def stage_state(stage: StageResult) -> dict[str, Any]:
+    """Return the record of a finished stage as nested values."""
     return {
-        "name": run.job.name,
+        "name": stage.name,
         "history": _history_state(stage.history),
         "best_epoch": stage.best_epoch,
         "seconds": stage.seconds,
         "parameters": stage.parameters,
-        **_learned(run),
     }
 
 
@@ -86,9 +90,14 @@ def load_result(run: Run, state: dict[str, Any]) -> StageResult:
     """Give a run that has just begun the end that `state` tells of; InvalidArgumentError as in :func:`load_run`."""
     _load_learned(run, state)
     run.before_epoch(run.job.epochs)  # for the modes in which training leaves modules
+    return stage_of(state)
+
+
+def stage_of(state: dict[str, Any]) -> StageResult:
+    """Return the record that :func:`stage_state` made nested values of."""
     return StageResult(
-        name=run.job.name,
-        epochs=run.job.epochs,
+        name=state["name"],
+        epochs=len(state["history"]["loss"]),
         best_epoch=state["best_epoch"],
         seconds=state["seconds"],
         parameters=state["parameters"],

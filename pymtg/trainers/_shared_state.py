@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 
 from pymtg._ranks import Ranks
-from pymtg.errors import RankError
+from pymtg.errors import InvalidArgumentError, RankError
 from pymtg.trainers._checkpoints import CheckpointFolder, Position
 from pymtg.trainers._described import differences
 from pymtg.trainers._state_tree import flatten, unflatten
 
-__all__ = ["RankedFolder", "check_alike", "on_first", "shared"]
+__all__ = ["RankedFolder", "Shares", "check_alike", "epochs_logged", "on_first", "shared"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,40 @@ def check_alike(ranks: Ranks, own: dict[str, Any]) -> None:
                 f"every rank must be given the same data and options; rank {rank} differs from rank 0 in "
                 f"{', '.join(json.loads(text))}".replace(" there", " on rank 0").replace(" here", f" on rank {rank}")
             )
+
+
+class Shares:
+    """The states of a stage in which every rank trains a network of its own: kept together, told apart again."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    def packed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the states of all ranks as one."""
+        return {"each": [shared(self.ranks, state, rank) for rank in range(self.ranks.world)]}
+
+    def own(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return this rank's state of those.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If another number of ranks trained the networks.
+        """
+        each = state.get("each", [state])
+        if len(each) != self.ranks.world:
+            raise InvalidArgumentError(
+                f"resume must go on with as many ranks as have trained networks of their own, {len(each)}; "
+                f"got {self.ranks.world}"
+            )
+        found: dict[str, Any] = each[self.ranks.rank]
+        return found
+
+
+def epochs_logged(state: dict[str, Any], *, finished: bool) -> int:
+    """Return how many epochs the log has of a stage: of rank 0's network alone until all ranks are finished."""
+    each = {one["name"]: one for one in state.get("each", [state])[: None if finished else 1]}
+    return sum(len(one["history"]["loss"]) * one.get("networks", 1) for one in each.values() if "history" in one)
 
 
 class RankedFolder(CheckpointFolder):

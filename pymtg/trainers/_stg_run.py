@@ -15,6 +15,7 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets._stacked import CannotStackError
 from pymtg.trainers._loop import Trained
 from pymtg.trainers._shared_state import on_first
+from pymtg.trainers._spread import train_spread
 from pymtg.trainers._stages import Setting, group_tasks
 from pymtg.trainers._together import check_together, pays_together, train_together
 from pymtg.trainers.config import check_choice, check_int
@@ -26,7 +27,7 @@ __all__ = ["Grouped", "STGPlan", "check_form", "group_from_joint", "hard_weights
 
 _STARTS = ("fresh", "joint")
 _SNAPSHOTS = ("auto", "memory", "gram", "disk", "host")
-_FORMS = ("auto", "together", "one-by-one")
+_FORMS = ("auto", "together", "one-by-one", "spread")
 _MOST_IN_MEMORY = 2**30  # bytes of snapshots that "auto" keeps in memory
 _MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
 
@@ -184,6 +185,8 @@ def specialise(setting: Setting, plan: STGPlan, grouped: Grouped) -> tuple[list[
     """Step 3: train the K networks, from the joint one where the plan says so; return them and whether together."""
     start = grouped.joint.network if plan.init == "joint" else None
     memberships, epochs = grouped.memberships, plan.specialised_epochs
+    if setting.ranks is not None and memberships.shape[1] > 1 and plan.specialise in ("auto", "spread"):
+        return train_spread(setting, memberships, epochs=epochs, start=start), False
     if memberships.shape[1] > 1 and (plan.specialise == "together" or _pays(setting, plan, grouped)):
         try:
             return train_together(setting, memberships, epochs=epochs, start=start), True
