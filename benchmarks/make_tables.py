@@ -215,6 +215,19 @@ def together_table() -> str:
     return rows_to_markdown(header, rows) + scale_machine(document)
 
 
+def ranks_table() -> str:
+    """Four specialised networks on two ranks."""
+    document = load("specialise_ranks.json")
+    if document is None:
+        return MISSING
+    names = list(document["points"][0]["seconds"])
+    rows = []
+    for point in document["points"]:
+        spent = [f"{point['seconds'][name]:.2f} s ({times(point['speedup'][name])})" for name in names]
+        rows.append([f"{'-'.join(map(str, point['hidden']))}, {point['batch']} rows", *spent])
+    return rows_to_markdown(["hidden layers, batch", *names], rows) + scale_machine(document)
+
+
 def quality_table(name: str, metric: str = "balanced_accuracy") -> Callable[[], str]:
     """Scores of a `pymtg compare` run: mean over tasks and seeds with its standard error, a column per view."""
 
@@ -423,6 +436,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dmtg": dmtg_table,
     "branches": branches_table,
     "together": together_table,
+    "specialise-ranks": ranks_table,
     "planted": planted_table,
     "dmtg-options": options_table,
     "scale-gram": scale_gram_table,

@@ -17,6 +17,7 @@ $bin/python benchmarks/scale_tasks.py
 $bin/python benchmarks/memory_over_epochs.py
 $bin/python benchmarks/profile_cost.py
 $bin/python benchmarks/import_time.py
+$bin/python benchmarks/specialise_ranks.py
 methods=stg_soft,stg_hard,stg_joint,dmtg,dmtg_warm,dmtg_diagonal,dmtg_random,mtl,ensemble,random_groups,stl
 compare() {
   name=$1
