@@ -59,6 +59,9 @@ def forms(hidden: tuple[int, ...], batch: int) -> dict[str, Callable[[], object]
         "two ranks, one by one": lambda: one_by_one(ranks),
         "two ranks, together": lambda: train_together(setting(ranks), shares, epochs=1),
         "two ranks, spread": lambda: train_spread(setting(ranks), shares, epochs=1, start=None),
+        "two ranks, spread, together": lambda: train_spread(
+            setting(ranks), shares, epochs=1, start=None, together=True
+        ),
     }
 
 

@@ -129,6 +129,7 @@ RUNS = {
     "stg": lambda seed: stg(seed, make(seed), make(seed + 1), keep_best=True, optimizer=decayed),
     "one by one": lambda seed: stg(seed, make(seed), specialise="one-by-one", epochs=1, num_groups=3),
     "together": lambda seed: stg(seed, make(seed), make(seed + 1), net=plain, specialise="together", keep_best=True),
+    "five groups on four ranks": lambda seed: stg(seed, make(seed), net=plain, num_groups=5, epochs=1),
     # batches of fewer rows than ranks, complete labels, the last batch of a row or two
     "few rows": lambda seed: stg(
         seed, make(seed, CLASSES, 11, False), layout=CLASSES, batch_size=2, snapshots="gram", epochs=2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from pymtg._ranks import Ranks
@@ -21,6 +22,7 @@ from pymtg.trainers._mail import Mail
 from pymtg.trainers._run_state import load_weights, stage_of, stage_state
 from pymtg.trainers._seeding import seeded
 from pymtg.trainers._shared_state import Shares
+from pymtg.trainers._together import can_stack, train_together
 from pymtg.trainers.results import StageResult
 
 if TYPE_CHECKING:
@@ -31,29 +33,57 @@ __all__ = ["train_spread"]
 
 
 def train_spread(
-    setting: Setting, memberships: npt.NDArray[np.float64], *, epochs: int, start: nn.Module | None
+    setting: Setting,
+    memberships: npt.NDArray[np.float64],
+    *,
+    epochs: int,
+    start: nn.Module | None,
+    together: bool = False,
 ) -> list[Trained]:
-    """Train networks with task weights ``[T, K]`` in rounds of as many as there are ranks; all ranks get all of them.
+    """Train K networks with task weights ``[T, K]``, each whole on one rank; all ranks get all of them.
 
-    Each network is the one that :meth:`Setting.specialised` trains in one process, bit for bit. A round is a stage: the
-    ranks keep step, so that a checkpoint holds the networks of all of them at the same batch. In the last round a rank
-    for which no network is left trains a copy of the first of them, which is all there is to do for it.
+    In rounds of as many as there are ranks, each network is the one that :meth:`Setting.specialised` trains in one
+    process, bit for bit. With `together` there is one round, in which every rank trains its networks as one where they
+    have such a form. A round is a stage: the ranks keep step, so that a checkpoint holds the networks of all of them at
+    the same batch. A rank for which no network is left trains a copy of another's, which is all there is to do for it.
     """
     ranks, networks = setting.ranks, memberships.shape[1]
     assert ranks is not None
     alone = dataclasses.replace(setting, ranks=None)
     found: list[Trained] = []
     with _in_step(setting.keeper, ranks):
-        for first in range(0, networks, ranks.world):
-            own = first + ranks.rank if first + ranks.rank < networks else first
+        for members in _rounds(alone, ranks, networks, start, together):
+            own = members[ranks.rank] or members[0]
             restored = setting.keeper.knows_next_stage()
-            one = alone.specialised(own, memberships[:, own], epochs=epochs, start=start)
-            each = Shares(ranks).packed(stage_state(one.stage) | {"network": dict(one.network.state_dict())})["each"]
-            for k in range(first, min(first + ranks.world, networks)):
-                found.append(one if k == own else _received(setting, each[k - first], start, one.network))
-                if k != own:
+            if len(own) == 1:
+                trained = [alone.specialised(own[0], memberships[:, own[0]], epochs=epochs, start=start)]
+            else:
+                trained = train_together(alone, memberships[:, own], epochs=epochs, start=start, members=own)
+            states = [stage_state(one.stage) | {"network": dict(one.network.state_dict())} for one in trained]
+            each = Shares(ranks).packed({"networks": states})["each"]
+            mine = dict(zip(own, trained, strict=True))
+            others: dict[int, Any] = {}
+            for numbers, state in zip(members, each, strict=True):
+                others |= dict(zip(numbers, state["networks"][: len(numbers)], strict=True))
+            for k in sorted(others):
+                found.append(mine[k] if k in mine else _received(setting, others[k], start, trained[0].network))
+                if k not in mine:
                     _tell(setting, found[k].stage, restored)
     return found
+
+
+def _rounds(
+    setting: Setting, ranks: Ranks, networks: int, start: nn.Module | None, together: bool
+) -> list[list[list[int]]]:
+    """Return for every round the numbers of each rank's networks."""
+    if together and networks > ranks.world:
+        at_once = [list(range(rank, networks, ranks.world)) for rank in range(ranks.world)]
+        own = at_once[ranks.rank]
+        alike = torch.tensor([int(len(own) == 1 or can_stack(setting, own, start))])
+        if int(ranks.sum_(alike)) == ranks.world:
+            return [at_once]
+    firsts = range(0, networks, ranks.world)
+    return [[[k] if k < networks else [] for k in range(first, first + ranks.world)] for first in firsts]
 
 
 def _received(setting: Setting, state: dict[str, Any], start: nn.Module | None, like: nn.Module) -> Trained:

@@ -186,7 +186,8 @@ def specialise(setting: Setting, plan: STGPlan, grouped: Grouped) -> tuple[list[
     start = grouped.joint.network if plan.init == "joint" else None
     memberships, epochs = grouped.memberships, plan.specialised_epochs
     if setting.ranks is not None and memberships.shape[1] > 1 and plan.specialise in ("auto", "spread"):
-        return train_spread(setting, memberships, epochs=epochs, start=start), False
+        pays = _pays(setting, plan, grouped)
+        return train_spread(setting, memberships, epochs=epochs, start=start, together=pays), False
     if memberships.shape[1] > 1 and (plan.specialise == "together" or _pays(setting, plan, grouped)):
         try:
             return train_together(setting, memberships, epochs=epochs, start=start), True

@@ -32,7 +32,7 @@ from pymtg.trainers.results import EpochRecord, StageResult
 if TYPE_CHECKING:
     from pymtg.trainers._stages import Setting
 
-__all__ = ["check_together", "pays_together", "train_together"]
+__all__ = ["can_stack", "check_together", "pays_together", "train_together"]
 
 
 def train_together(
@@ -42,8 +42,11 @@ def train_together(
     epochs: int,
     start: nn.Module | None = None,
     name: str = "group",
+    members: Sequence[int] | None = None,
 ) -> list[Trained]:
     """Train K networks at once, with task weights ``[T, K]``; each as :meth:`Setting.specialised` would train it.
+
+    `members` are their numbers, 0..K-1 if not given.
 
     Each has the initial weights, the order of samples (where ``setting.train.orders_apart``), the best epoch, the
     history and the name that it would have alone; seconds are shared out evenly.
@@ -57,17 +60,18 @@ def train_together(
     """
     _check_precision(setting.config)
     layout, networks = setting.layout, weights.shape[1]
+    members = range(networks) if members is None else members
     job = TogetherJob(
-        name=f"{name}s 0-{networks - 1}",
+        name=f"{name}s {members[0]}-{members[-1]}",
         build=lambda: SideBySide([_network(setting, seed, start) for seed in job.seeds]),
         layout=_repeated(layout, networks),
-        seed=stage_seed(setting.seed, "group", 0),
+        seed=stage_seed(setting.seed, "group", members[0]),
         epochs=epochs,
         weights=torch.from_numpy(weights.T.astype(np.float32).flatten()),
         ranks=setting.ranks,
         single=layout,
-        names=tuple(f"{name} {k}" for k in range(networks)),
-        seeds=tuple(stage_seed(setting.seed, "group", k) for k in range(networks)),
+        names=tuple(f"{name} {k}" for k in members),
+        seeds=tuple(stage_seed(setting.seed, "group", k) for k in members),
     )
     trained = train_network(
         job, setting.train, setting.val, setting.config, setting.reporter, kind=TogetherRun, keeper=setting.keeper
@@ -80,6 +84,15 @@ def check_together(setting: Setting) -> None:
     _check_precision(setting.config)
     network = _network(setting, stage_seed(setting.seed, "group"), None)
     stacked_optimizer(_pair(network), setting.config)
+
+
+def can_stack(setting: Setting, members: Sequence[int], start: nn.Module | None) -> bool:
+    """Tell whether the networks of these numbers have a form in which they run as one."""
+    try:
+        SideBySide([_network(setting, stage_seed(setting.seed, "group", k), start) for k in members])
+    except CannotStackError:
+        return False
+    return True
 
 
 def pays_together(setting: Setting, network: nn.Module) -> bool:

@@ -86,8 +86,9 @@ class STGTrainer:
         layers without dropout, and an optimizer of torch's that treats every weight alone; a dataset that is not held
         in tensors is then read once for all, and its order is that of the first network for all. ``"auto"``: together
         where the results are the same and small layers make it faster on a CPU (docs/performance.md), else one by one.
-        Where several ranks train, all of them do so at each network; ``"spread"``, and there ``"auto"``, is each
-        network whole by one rank, as one process would train it: as many networks at a time as there are ranks.
+        Where several ranks train, all of them do so at each network; ``"spread"`` is each network whole by one rank,
+        bit for bit as one process would train it, as many at a time as there are ranks. ``"auto"`` is the same there,
+        each rank training its networks together where that is faster.
     lr, optimizer, scheduler, batch_size, device, amp, num_threads, num_workers, keep_best, monitor, on_epoch_end
         As in :class:`pymtg.trainers.TrainConfig`; the same for all 1 + K networks. A specialised network's validation
         score weighs the tasks as its loss does.
