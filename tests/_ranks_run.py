@@ -79,7 +79,8 @@ class Same(nn.Module):
 
 
 def stg(seed, data, val=None, net=Awkward, layout=LAYOUT, resume=False, **options):
-    plan = {"num_groups": 2, "epochs": 3, "specialised_epochs": 1, "seed": seed, **options}
+    # hard memberships: soft ones hang on the last digits of the map, and a network's weights on them
+    plan = {"num_groups": 2, "epochs": 3, "specialised_epochs": 1, "mode": "kmeans", "seed": seed, **options}
     return STGTrainer(net, layout, **{**FAST, **plan}).fit(data, val, resume=resume)
 
 
@@ -274,7 +275,7 @@ def killed(seed, rank, folder):
 JOBS = {job.__name__: job for job in (all_of_it, killed)}
 
 
-def launch(job, world, seed, folder, seconds=280):
+def launch(job, world, seed, folder, seconds=550):
     """Run a job on so many ranks; return exit codes, what each left behind, and their words."""
     words = [str(folder / "meeting"), str(world), str(seed), job, str(folder)]
     ranks = [
