@@ -59,7 +59,7 @@ class Board:
 
         if stage not in self._writers:
             folder = str(self.directory / stage.replace(" ", "-"))
-            self._writers[stage] = SummaryWriter(folder, purge_step=first)  # type: ignore[no-untyped-call]
+            self._writers[stage] = SummaryWriter(folder, purge_step=first)
         return self._writers[stage]
 
     def _close(self, stage: str) -> None:

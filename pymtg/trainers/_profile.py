@@ -45,7 +45,7 @@ def profiling(directory: Path | None, device: torch.device) -> Iterator[None]:
     if directory is None:
         yield
         return
-    if torch.autograd._profiler_enabled():
+    if torch._C._autograd._profiler_enabled():
         raise InvalidArgumentError("profile must be None while another torch profiler is at work; got a directory")
     directory = _own_directory(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -181,13 +181,13 @@ class Profiler:
         frame.range = torch.profiler.record_function(frame.name)
         frame.range.__enter__()
         if self._on_cuda:
-            torch.cuda.nvtx.range_push(frame.name)
+            torch.cuda.nvtx.range_push(frame.name)  # type: ignore[no-untyped-call]
 
     def _leave(self, frame: _Frame) -> None:
         if frame.range is None:
             return
         if self._on_cuda:
-            torch.cuda.nvtx.range_pop()
+            torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
         frame.range.__exit__(None, None, None)
         frame.range = None
 
