@@ -107,7 +107,7 @@ def learned(trainer):
     stages = result.stages if hasattr(result, "num_branches") else (result.joint, *result.specialised)
     history = [record for stage in stages for record in stage.history]
     found["losses"] = torch.tensor([[record.loss, *record.task_losses] for record in history])
-    found["scores"] = torch.tensor([record.val_score or 0.0 for record in history])
+    found["scores"] = torch.tensor([record.val_score or 0.0 for record in history]).nan_to_num(nan=-9.0)
     found["best"] = torch.tensor([stage.best_epoch or 0 for stage in stages])
     if hasattr(trainer, "assignment_history_"):
         found["history"] = torch.from_numpy(trainer.assignment_history_)
@@ -276,7 +276,7 @@ JOBS = {job.__name__: job for job in (all_of_it, killed)}
 
 
 def launch(job, world, seed, folder, seconds=550):
-    """Run a job on so many ranks; return exit codes, what each left behind, and their words."""
+    """Run jobs, with commas between, on so many ranks; return exit codes and what each has said."""
     words = [str(folder / "meeting"), str(world), str(seed), job, str(folder)]
     ranks = [
         subprocess.Popen(
@@ -292,9 +292,13 @@ def launch(job, world, seed, folder, seconds=550):
     finally:
         for rank in ranks:
             rank.kill()
+    return [rank.returncode for rank in ranks], said
+
+
+def left_behind(job, world, folder):
+    """Return what a job has returned on every rank; None where it was killed."""
     outs = [folder / f"{job}-{rank}.pt" for rank in range(world)]
-    found = [torch.load(out, weights_only=False) if out.exists() else None for out in outs]
-    return [rank.returncode for rank in ranks], found, said
+    return [torch.load(out, weights_only=False) if out.exists() else None for out in outs]
 
 
 def main():
@@ -303,6 +307,5 @@ def main():
     torch.set_default_dtype(torch.float64)
     place = {"init_method": f"file://{meeting}", "rank": rank, "world_size": world}
     dist.init_process_group("gloo", **place, timeout=timedelta(seconds=120))
-    torch.save(JOBS[job](seed, rank, folder), f"{folder}/{job}-{rank}.pt")
-    if job != "killed":
-        dist.destroy_process_group()
+    for one in job.split(","):
+        torch.save(JOBS[one](seed, rank, folder), f"{folder}/{one}-{rank}.pt")

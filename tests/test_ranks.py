@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from _ranks_run import CLASSES, RANKS, RUNS, counted_loss, dmtg, launch, learned, make, observations
+from _ranks_run import CLASSES, RANKS, RUNS, counted_loss, dmtg, launch, learned, left_behind, make, observations
 from _settings import new_seed
 from _tiny import write_tiny
 from torch.utils.data import DistributedSampler, SequentialSampler
@@ -44,9 +44,9 @@ def four(request, tmp_path_factory):
     """What four ranks have found, the seed, and their directory."""
     folder, seed = tmp_path_factory.mktemp("ranks"), new_seed() + request.param
     print(f"PYMTG_TEST_SEED={seed}")
-    codes, found, said = launch("all_of_it", RANKS, seed, folder)
-    assert codes == [0] * RANKS, "\n".join(said)
-    return found, seed, folder
+    codes, said = launch("all_of_it,killed", RANKS, seed, folder)
+    assert codes == [0, -9, 0, 0], "\n".join(said)
+    return left_behind("all_of_it", RANKS, folder), seed, folder
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -152,16 +152,30 @@ def test_mistakes_are_errors_on_every_rank(four):
         assert all("rank 0 failed" in told[name][1] for name in names) or rank == 0
 
 
-@pytest.mark.parametrize("turn", range(5 if LONG else 1))
-def test_a_killed_rank_ends_the_others(tmp_path, turn):
-    codes, found, said = launch("killed", 3, new_seed() + turn, tmp_path, seconds=550)
-    assert codes == [0, -9, 0], "\n".join(said)
-    for rank in (0, 2):
-        kind, message, cause, seconds = found[rank]
-        assert kind == "RankError"
-        assert cause in ("RuntimeError", "DistBackendError")
-        assert message.startswith(f"rank {rank} of 3 has lost another rank, which has ended or did not answer in time")
-        assert seconds < 30
+def check_killed(found):
+    assert found[1] is None
+    for rank, told in enumerate(found):
+        if told is not None:
+            kind, message, cause, seconds = told
+            assert kind == "RankError"
+            assert cause in ("RuntimeError", "DistBackendError")
+            start = f"rank {rank} of {len(found)} has lost another rank, which has ended or did not answer in time: "
+            assert message.startswith(start)
+            assert seconds < 30
+
+
+def test_a_killed_rank_ends_the_others(four):
+    check_killed(left_behind("killed", RANKS, four[2]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="takes a minute: set PYMTG_TEST_LONG, or make test-long")
+@pytest.mark.parametrize("turn", range(6))
+def test_a_rank_killed_at_any_moment_ends_the_others(tmp_path, turn):
+    ranks = 2 + turn % 2
+    codes, said = launch("killed", ranks, new_seed() + turn, tmp_path)
+    assert codes == [0, -9, 0][:ranks], "\n".join(said)
+    check_killed(left_behind("killed", ranks, tmp_path))
 
 
 def port() -> str:
