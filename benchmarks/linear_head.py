@@ -55,7 +55,7 @@ def one(point: dict) -> dict:
     expected = form("materialised")
     for name in FORMS[1:]:
         torch.testing.assert_close(form(name), expected, rtol=1e-4, atol=1e-5)
-    seconds = paired_seconds({name: lambda name=name: form(name) for name in FORMS}, rounds=15, most_seconds=25)
+    seconds = paired_seconds({name: lambda name=name: form(name) for name in FORMS}, rounds=9, most_seconds=8)
     return {
         "logits_mb": rows * layout.num_logits * 4 / 1e6,
         "milliseconds": {name: 1e3 * statistics.median(times) for name, times in seconds.items()},

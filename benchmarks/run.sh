@@ -12,6 +12,8 @@ done
 $bin/python benchmarks/specialise_together.py
 $bin/python benchmarks/planted_groups.py
 $bin/python benchmarks/bench_integrations.py
+$bin/python benchmarks/device_gram.py
+$bin/python benchmarks/linear_head.py
 $bin/python benchmarks/scale_gram.py
 $bin/python benchmarks/scale_tasks.py
 $bin/python benchmarks/memory_over_epochs.py
