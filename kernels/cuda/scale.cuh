@@ -36,7 +36,7 @@ PYMTG_GLOBAL void PYMTG_BOUNDS(kThreads, 4) scale_kernel(Scale a) {
     factors[k] = column < a.columns ? a.upstream[a.tasks == nullptr ? 0 : a.tasks[column]] : 1.0f;
     changes |= factors[k] != 1.0f;
   }
-  if (a.out == a.gradient && !__syncthreads_or(changes)) return;
+  if (a.out == a.gradient && !changes) return;
   if (aligned) {
     if (first >= a.columns) return;
 #pragma unroll 4

@@ -75,14 +75,21 @@ class Block {
     for (auto& vector : shared_) std::memset(&vector, 0xff, sizeof vector);
     for (Thread& thread : threads_) thread.state = State::runnable;
     std::vector<unsigned> order;
+    uint32_t moving = random()();
     for (;;) {
       order.clear();
       for (unsigned i = 0; i < threads_.size(); ++i)
         if (threads_[i].state == State::runnable) order.push_back(i);
+      if (release_warps()) continue;
       if (order.empty()) {
-        if (!release()) return;
+        if (!release_block()) return;
         continue;
       }
+      // Some warps stand still for a while, so that others get ahead of them as far as barriers allow.
+      if (random()() % 16 == 0) moving = random()();
+      const auto still = [&](unsigned i) { return (moving >> (i / kLanes) & 1) == 0; };
+      if (!std::all_of(order.begin(), order.end(), still))
+        order.erase(std::remove_if(order.begin(), order.end(), still), order.end());
       std::shuffle(order.begin(), order.end(), random());
       for (unsigned i : order) resume(i);
     }
@@ -154,24 +161,30 @@ class Block {
     if (_setjmp(thread.where) == 0) _longjmp(scheduler_, 1);
   }
 
-  // Lets those go on for whom everybody has come; false where all are done.
-  bool release() {
-    bool released = false, waiting = false;
-    for (unsigned first = 0; first < threads_.size(); first += kLanes) {
-      const unsigned end = std::min<unsigned>(first + kLanes, static_cast<unsigned>(threads_.size()));
-      bool ready = true;
-      for (unsigned i = first; i < end; ++i) ready &= threads_[i].state == State::at_warp_barrier;
-      for (unsigned i = first; i < end && ready; ++i) threads_[i].state = State::runnable;
-      released |= ready;
+  // Lets warps go on whose lanes have all come; whether there were any.
+  bool release_warps() {
+    bool released = false;
+    for (std::size_t first = 0; first < threads_.size(); first += kLanes) {
+      const auto begin = threads_.begin() + static_cast<std::ptrdiff_t>(first);
+      const auto end =
+          begin + static_cast<std::ptrdiff_t>(std::min<std::size_t>(kLanes, threads_.size() - first));
+      const auto waits = [](const Thread& thread) { return thread.state == State::at_warp_barrier; };
+      if (!std::all_of(begin, end, waits)) continue;
+      std::for_each(begin, end, [](Thread& thread) { thread.state = State::runnable; });
+      released = true;
     }
-    if (released) return true;
+    return released;
+  }
+
+  // Lets the block go on, of which nobody can run; false where all are done.
+  bool release_block() {
+    bool waiting = false;
     for (Thread& thread : threads_) {
       if (thread.state == State::at_warp_barrier)
         throw std::logic_error("some lanes of a warp miss a barrier");
       waiting |= thread.state == State::at_block_barrier;
-    }
-    for (Thread& thread : threads_)
       if (thread.state == State::at_block_barrier) thread.state = State::runnable;
+    }
     return waiting;
   }
 
