@@ -1,4 +1,4 @@
-// The backward pass: each column of the gradient times its task's upstream gradient. In place, a block whose
+// The backward pass: each column of the gradient times its task's upstream gradient. In place, a thread whose
 // factors are all one is done before it has read any of the gradient.
 #pragma once
 
