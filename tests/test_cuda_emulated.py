@@ -44,6 +44,7 @@ def _registered(emulated: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         defers=real.defers,
     )
     monkeypatch.setitem(_backend._BACKENDS, NAME, backend)
+    monkeypatch.setattr(_backend, "_AVAILABLE", (*_backend._AVAILABLE, NAME))
     _faults.fault_buffer(torch.device("cpu")).zero_()
 
 
