@@ -121,6 +121,10 @@ def plain(layout):
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, layout.num_logits))
 
 
+def synced(layout):
+    return nn.Sequential(nn.Linear(6, 8), nn.SyncBatchNorm(8), nn.Linear(8, layout.num_logits))
+
+
 def decayed(parameters):
     """A parameter that nothing depends on must have no gradient, or it would decay."""
     return torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
@@ -235,6 +239,7 @@ def mistakes(seed, rank, folder):
         "too few samples": lambda: stg(seed, make(seed, rows=3)),
         "no place for checkpoints": lambda: stg(seed, make(seed), checkpoint_dir=__file__),
         "more groups than tasks that differ": lambda: stg(seed, same_tasks(seed), net=Same, layout=SAME, epochs=1),
+        "a rank without rows": lambda: stg(seed, make(seed), net=synced, batch_size=2),
         "maps": lambda: DataMap(10 + rank, CLASSES).all_reduce_(),
     }
     for name, attempt in tries.items():

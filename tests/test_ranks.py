@@ -16,12 +16,13 @@ from _settings import new_seed
 from _tiny import write_tiny
 from torch.utils.data import DistributedSampler, SequentialSampler
 
-from pymtg import DataMap, cluster_tasks
+from pymtg import DataMap, TaskLayout, cluster_tasks, record
 from pymtg.cli import main
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.ranks import own_samples, sum_gram
 from pymtg.trainers import CheckpointWarning
 
+LAYOUT_OF_ONE = TaskLayout(["species"], [3])
 LONG = bool(os.environ.get("PYMTG_TEST_LONG"))
 pytestmark = [
     pytest.mark.skipif(
@@ -146,6 +147,11 @@ def test_mistakes_are_errors_on_every_rank(four):
             "InvalidArgumentError",
             "train must hold a sample for each of the 4 ranks; got 3",
         )
+        kind, message = told["a rank without rows"]
+        assert kind == "InvalidArgumentError"
+        assert message.startswith(
+            "batch_size must leave every one of the 4 ranks a row where the network has SyncBatch"
+        )
         kinds = ("FileExistsError", "InvalidArgumentError") if rank == 0 else ("RankError", "RankError")
         names = ("no place for checkpoints", "more groups than tasks that differ")
         assert tuple(told[name][0] for name in names) == kinds
@@ -232,6 +238,17 @@ def test_the_command_tells_what_is_wrong(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert main(["compare", "--data", "nothing", "--out", str(tmp_path)]) == 2  # one rank is as none
     assert "compare runs in one process" not in capsys.readouterr().err
+
+
+def test_repeats_are_left_out_of_a_batch():
+    data_map, loss = DataMap(5, LAYOUT_OF_ONE), torch.nn.CrossEntropyLoss()
+    with record(loss, LAYOUT_OF_ONE, data_map=data_map) as recorder:
+        for ids, repeats in (([0, 1, 2], 0), ([3, 4, 0], 1), ([1, 2], 2)):
+            recorder.ids(ids, repeats=repeats)
+            loss(torch.randn(len(ids), 3, requires_grad=True), torch.zeros(len(ids), dtype=torch.long))
+        with pytest.raises(InvalidArgumentError, match="repeats must be 0 to the number of ids, 2; got 3"):
+            recorder.ids([0, 1], repeats=3)
+    assert data_map.count.flatten().tolist() == [1] * 5
 
 
 def test_own_samples():
