@@ -31,7 +31,7 @@ from pymtg.trainers._spread import train_spread
 from pymtg.trainers._stages import Setting
 from pymtg.trainers._together import train_together
 
-NETWORKS, RANKS, ROUNDS = 4, 2, 7
+NETWORKS, RANKS, ROUNDS = 4, 2, 5
 SIZES = [((128, 128), 32), ((128, 128), 256), ((512, 512), 128), ((1024, 1024), 256)]
 
 
