@@ -14,11 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 OUT = Path(__file__).with_name("results") / "import_time.json"
-ROUNDS = 9
+ROUNDS = 5
 STATEMENTS = (
     "import pymtg",
     "from pymtg import DataMap, MultiTaskLoss, TaskLayout",
-    "from pymtg import STGTrainer",
     "from pymtg import STGTrainer, cluster_tasks",
 )
 

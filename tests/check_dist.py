@@ -41,7 +41,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         # `build` makes the sdist first and then the wheel from the unpacked sdist, not from the working tree.
-        run(sys.executable, "-m", "build", "--outdir", work / "dist", ROOT)
+        # Without CUDA, as wheels are; whatever toolkit is here.
+        options = ["-C", "cmake.define.PYMTG_CUDA=OFF"]
+        run(sys.executable, "-m", "build", *options, "--outdir", work / "dist", ROOT)
         (sdist,) = (work / "dist").glob("*.tar.gz")
         (wheel,) = (work / "dist").glob("*.whl")
         with tarfile.open(sdist) as archive:
@@ -50,10 +52,11 @@ def main() -> None:
         with zipfile.ZipFile(wheel) as archive:
             check_contents(wheel.name, archive.namelist(), EXPECTED_IN_WHEEL)
         python, env = clean_environment(work / "env")
+        shutil.copy(ROOT / "tests" / "smoke.py", work)
         # --python: the new environment has no pip of its own
         pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
         run(*pip, "--no-deps", "--no-index", "--only-binary", ":all:", wheel, cwd=work, env=env)
-        shutil.copy(ROOT / "tests" / "smoke.py", work)
+        inherit_packages(work / "env")  # not before: pip would find the pymtg of this environment installed
         run(python, work / "smoke.py", cwd=work, env=env)
         command = ["stg", "--data", "digits", "--epochs", "1", "--groups", "2", "--out", work / "run", "--quiet"]
         run(python.with_name("pymtg"), *command, cwd=work, env=env)
@@ -61,20 +64,23 @@ def main() -> None:
 
 
 def clean_environment(directory: Path) -> tuple[Path, dict[str, str]]:
-    """Return the Python of a new virtual environment, and variables with which no compiler is found.
-
-    The dependencies are those of the environment at work, on the path but not its `.pth` files: its own, editable
-    pymtg is not among them.
-    """
+    """Return the Python of a new, empty virtual environment, and variables with which no compiler is found."""
     venv.create(directory, with_pip=False)
-    (site,) = (directory / "lib").glob("python*/site-packages")
-    inherited = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    (site / "inherited.pth").write_text("\n".join(inherited) + "\n", encoding="utf-8")
     kept = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX", "PYTHONPATH")}
     env = {**kept, "PATH": str(directory / "bin"), "VIRTUAL_ENV": str(directory)}
     found = [name for name in COMPILERS if shutil.which(name, path=env["PATH"])]
     assert not found, f"the clean environment has {found}"
     return directory / "bin" / "python", env
+
+
+def inherit_packages(directory: Path) -> None:
+    """Put the packages of the environment at work on the path, for the dependencies.
+
+    Its `.pth` files are not followed: its own, editable pymtg is not among them.
+    """
+    (site,) = (directory / "lib").glob("python*/site-packages")
+    inherited = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (site / "inherited.pth").write_text("\n".join(inherited) + "\n", encoding="utf-8")
 
 
 def check_contents(archive: str, names: list[str], expected: list[str]) -> None:
