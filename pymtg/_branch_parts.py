@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pymtg._task_losses import class_numbers
 from pymtg._task_split import columns_of, pick
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets.branched import HeadOutputs
@@ -69,8 +70,10 @@ class BranchParts:
     def classes(self, tasks: Sequence[int]) -> Tensor:
         """Return class numbers [B, n]; NaN of floating targets becomes `ignore_index`."""
         if isinstance(self.targets, Tensor):
-            return self._class_numbers(self.matrix(tasks), tasks)
-        return torch.stack([self._class_numbers(self._column(t), [t]) for t in tasks], dim=1)
+            return class_numbers(self.matrix(tasks), self.ignore_index, [self.layout.names[t] for t in tasks])
+        return torch.stack(
+            [class_numbers(self._column(t), self.ignore_index, [self.layout.names[t]]) for t in tasks], dim=1
+        )
 
     def target(self, task: int) -> Tensor:
         """Return the target [B, ...] of one task."""
@@ -81,7 +84,7 @@ class BranchParts:
 
     def class_map(self, task: int) -> Tensor:
         """Return the target [B, ...] of one task as class numbers."""
-        return self._class_numbers(self.target(task), [task])
+        return class_numbers(self.target(task), self.ignore_index, [self.layout.names[task]])
 
     def _column(self, task: int) -> Tensor:
         found = self.target(task)
@@ -98,18 +101,6 @@ class BranchParts:
                 f"outputs of task {self.layout.names[task]!r} must be [K, B, {classes}]; got {list(found.shape)}"
             )
         return found
-
-    def _class_numbers(self, targets: Tensor, tasks: Sequence[int]) -> Tensor:
-        if not targets.is_floating_point():
-            return targets
-        missing = targets.isnan()
-        there = torch.where(missing, 0, targets)
-        # read on the CPU only: elsewhere it would wait for the device
-        if targets.device.type == "cpu" and not torch.compiler.is_compiling() and bool((there.frac() != 0).any()):
-            value = there[there.frac() != 0][0].item()
-            names = ", ".join(repr(self.layout.names[t]) for t in tasks[:6])
-            raise InvalidArgumentError(f"targets must be class numbers, or NaN where missing, of {names}; got {value}")
-        return torch.where(missing, self.ignore_index, there.long())
 
     def _check_sizes(self) -> None:
         linear = 0 if self.linear is None else self.linear.num_logits

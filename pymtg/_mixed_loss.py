@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pymtg._reference import _gold, columns_of
 from pymtg._regression_metrics import check_one_output
-from pymtg._task_losses import column_losses, known
+from pymtg._task_losses import class_numbers, column_losses, known
 from pymtg._task_split import TaskSplit, pick
 from pymtg._task_split import columns_of as output_columns
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.functional import multitask_cross_entropy
 from pymtg.tasks import TaskLayout
 
-__all__ = ["check_split", "class_numbers", "gold_values", "mixed_losses"]
+__all__ = ["check_split", "gold_values", "mixed_losses"]
 
 
 def check_split(split: TaskSplit, layout: TaskLayout) -> None:
@@ -39,7 +39,7 @@ def mixed_losses(
     order: list[int] = []
     parts: list[Tensor] = []
     if split.fused_layout is not None:
-        labels = class_numbers(pick(targets, split.fused), ignore_index, split.fused_layout)
+        labels = class_numbers(pick(targets, split.fused), ignore_index, split.fused_layout.names)
         fused = pick(outputs, output_columns(layout, split.fused))
         parts.append(
             multitask_cross_entropy(fused, labels, split.fused_layout, ignore_index=ignore_index, backend=backend)
@@ -56,21 +56,6 @@ def mixed_losses(
     dtype = torch.float64 if outputs.dtype == torch.float64 else torch.float32
     joined = torch.cat([part.to(dtype) for part in parts])
     return pick(joined, sorted(range(len(order)), key=order.__getitem__))
-
-
-def class_numbers(targets: Tensor, ignore_index: int, layout: TaskLayout) -> Tensor:
-    """Return class numbers ``[B, T]`` as integers; a floating matrix has NaN (or `ignore_index`) where missing."""
-    if not targets.is_floating_point():
-        return targets
-    there = known(targets)
-    whole = torch.where(there, targets, ignore_index)
-    if not torch.compiler.is_compiling() and bool((whole != whole.floor()).any()):
-        row, task = (whole != whole.floor()).nonzero()[0].tolist()
-        raise InvalidArgumentError(
-            f"targets must be class numbers, or NaN where missing, for task {layout.names[task]!r}; "
-            f"row {row} holds {targets[row, task].item()}"
-        )
-    return whole.long()
 
 
 def gold_values(
@@ -107,7 +92,7 @@ def _likelihoods(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, 
 
 def _probabilities(layout: TaskLayout, ignore_index: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
     def found(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        labels = class_numbers(targets, ignore_index, layout)
+        labels = class_numbers(targets, ignore_index, layout.names)
         valid = labels != ignore_index
         gold, log_gold, _, right = _gold(
             logits, torch.where(valid, labels, 0).long(), columns_of(layout, logits.device)

@@ -6,13 +6,15 @@ dense map) add nothing to loss or gradient, whatever the output there is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
-__all__ = ["COLUMN_LOSSES", "LOSSES", "column_losses", "known", "row_losses"]
+__all__ = ["COLUMN_LOSSES", "LOSSES", "class_numbers", "column_losses", "known", "row_losses"]
 
 COLUMN_LOSSES = ("mse", "l1")
 LOSSES = (*COLUMN_LOSSES, "dense_cross_entropy")
@@ -75,6 +77,26 @@ def column_losses(kind: str, outputs: Tensor, targets: Tensor) -> Tensor:
 def known(targets: Tensor, ignore_index: int = -100) -> Tensor:
     """Return where a target is there, bool, in the shape of `targets`: not NaN, or not `ignore_index` of integers."""
     return ~targets.isnan() if targets.is_floating_point() else targets != ignore_index
+
+
+def class_numbers(targets: Tensor, ignore_index: int, names: Sequence[str]) -> Tensor:
+    """Return class numbers as integers; floating ones hold NaN (or `ignore_index`) where missing.
+
+    `targets` are ``[B, T]`` of the tasks called `names`, or ``[B, ...]`` of one. Raises InvalidArgumentError for
+    a fraction or an infinity, seen on the CPU only: elsewhere it would wait for the device.
+    """
+    if not targets.is_floating_point():
+        return targets
+    missing = targets.isnan()
+    there = torch.where(missing, 0, targets)
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling() and bool((there.frac() != 0).any()):
+        place = (there.frac() != 0).nonzero()[0].tolist()
+        name = names[0] if len(names) == 1 else names[place[1]]
+        raise InvalidArgumentError(
+            f"targets must be class numbers, or NaN where missing, for task {name!r}; "
+            f"row {place[0]} holds {targets[tuple(place)].item()}"
+        )
+    return torch.where(missing, ignore_index, there.long())
 
 
 def _differences(kind: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

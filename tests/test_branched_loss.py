@@ -244,7 +244,9 @@ def test_fractions_are_no_class_numbers(value, form, generator):
     targets[4, 2] = value
     loss = BranchedLoss(layout, losses)
     given = by_task(layout, targets) if form == "mapping" else targets
-    with pytest.raises(InvalidArgumentError, match=rf"class numbers, or NaN where missing, of .*'b'.*; got {value}"):
+    with pytest.raises(
+        InvalidArgumentError, match=rf"class numbers, or NaN where missing, for task 'b'; row 4 holds {value}"
+    ):
         loss(random_logits(layout, generator), given, random_shares(layout, generator))
     assert loss.task_losses is None
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pymtg._ranges import span
 from pymtg.branched_loss import BranchedLoss
-from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError
 from pymtg.losses import MultiTaskLoss
 from pymtg.nets.assignment import TaskAssignment
@@ -24,8 +23,7 @@ from pymtg.nets.grouped import GroupedNet
 from pymtg.nets.multihead import count_parameters
 from pymtg.trainers._batches import BatchSource
 from pymtg.trainers._dmtg_plan import DMTGPlan
-from pymtg.trainers._loop import Job, Run
-from pymtg.trainers._monitor import monitored
+from pymtg.trainers._loop import Best, Job, Run
 from pymtg.trainers._predict import autocast, checked_logits
 from pymtg.trainers._run_state import load_weights
 from pymtg.trainers.config import TrainConfig
@@ -113,7 +111,7 @@ class DMTGRun(Run):
     def __init__(self, job: DMTGJob, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
         super().__init__(job, config, train, val)
         self.plan = job.plan
-        self.step, self.steps = 0, job.epochs * -(-train.num_samples // config.batch_size)
+        self.steps = job.epochs * self.batches
         self.best_network: nn.Module | None = None
         self._whole: AssignedNet | None = None  # while a checkpoint is loaded: a copy with all branches
         device = config.torch_device
@@ -127,16 +125,17 @@ class DMTGRun(Run):
 
     def make_loss(self) -> nn.Module:
         """Return the loss over all K x T heads."""
-        return BranchedLoss(self.job.layout, self.job.plan.losses)
+        return BranchedLoss(self.job.layout, self.job.losses)
 
     @property
     def note(self) -> str:
         """The entropy, and how many tasks have moved."""
         return self.job.trace.note
 
-    def scores_of(self, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
-        """Return the monitored scores; the loss is the one that is trained."""
-        return _scores(self, logits, targets)
+    @property
+    def step(self) -> int:
+        """How many steps are done, of `steps`."""
+        return len(self.history) * self.batches + self.batch
 
     def optimizers_of(self, network: nn.Module) -> list[torch.optim.Optimizer]:
         """Return the network's optimizer and, where the assignment is learned, an Adam for theta."""
@@ -173,7 +172,6 @@ class DMTGRun(Run):
         self._rest_or_learn()
         first = 0 if self.ranked is None else self.ranked.first_row
         shares = self.network.assignment.sample(self._temperature(), rows=rows, first_row=first)
-        self.step += 1
         return shares if self.ranked is None else shares * self.ranked.factors()[:, None]
 
     def _with_terms(self, total: Tensor) -> Tensor:
@@ -235,7 +233,7 @@ class DMTGRun(Run):
         theta = self.network.assignment.theta.detach()
         undecided = theta.shape[1] > 1 and bool((theta == theta[:, :1]).all())
         if not undecided or record.epoch == self.job.epochs:
-            self.best = type(self.best)(score, record.epoch)
+            self.best = Best(score, record.epoch)
             self.best_network = copy.deepcopy(self.network)
 
     def best_state(self) -> dict[str, Any]:
@@ -250,7 +248,7 @@ class DMTGRun(Run):
 
     def load_best(self, state: dict[str, Any]) -> None:
         """Take what :meth:`best_state` returned."""
-        self.best = type(self.best)(state["score"], state["epoch"])
+        self.best = Best(state["score"], state["epoch"])
         best, self._whole = self._whole, None
         if state["network"] is None or best is None:
             return
@@ -259,14 +257,13 @@ class DMTGRun(Run):
         self.best_network = best.train(self.network.training)
 
     def own_state(self) -> dict[str, Any]:
-        """Return the step, the branches that are left and the trace."""
+        """Return the branches that are left and the trace."""
         trace = {one.name: getattr(self.job.trace, one.name) for one in fields(AssignmentTrace)}
         trace["probabilities"] = np.stack(trace["probabilities"])  # one tensor in the file, not one an epoch
-        return {"step": self.step, "branches": list(self.network.net.branch_ids), "trace": trace}
+        return {"branches": list(self.network.net.branch_ids), "trace": trace}
 
     def load_own(self, state: dict[str, Any]) -> None:
         """Take what :meth:`own_state` returned; branches that were dropped are dropped."""
-        self.step = state["step"]
         for name, value in state["trace"].items():
             setattr(self.job.trace, name, list(value) if name == "probabilities" else value)
         self._whole = copy.deepcopy(self.network)
@@ -283,16 +280,6 @@ class DMTGRun(Run):
             self.network = self.best_network
             self.job.trace.forget_after(self.best.epoch or 0)
         return self.best.epoch
-
-
-def _scores(run: DMTGRun | FinetuneRun, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
-    if run.config.monitor != "loss" or not run.job.plan.losses:
-        return monitored(run.config.monitor, logits, targets, run.job.layout)
-    loss = BranchedLoss(run.job.layout, run.job.plan.losses)
-    loss(logits[None], targets, torch.ones(run.job.layout.num_tasks, 1, device=logits.device))
-    assert loss.task_losses is not None
-    known = known_targets(targets, run.job.layout).any(dim=0)
-    return tuple(torch.where(known, -loss.task_losses[:, 0], torch.nan).tolist())
 
 
 def _keep_branches(
@@ -328,7 +315,7 @@ class FinetuneRun(Run):
 
     def make_loss(self) -> nn.Module:
         """Return the loss of one branch that serves all tasks."""
-        return BranchedLoss(self.job.layout, self.job.plan.losses)
+        return BranchedLoss(self.job.layout, self.job.losses)
 
     def optimizers_of(self, network: nn.Module) -> list[torch.optim.Optimizer]:
         """Freeze the trunk where asked for, then return the optimizer."""
@@ -336,10 +323,6 @@ class FinetuneRun(Run):
         if self.job.plan.freeze_trunk and network.trunk is not None:
             network.trunk.requires_grad_(False)
         return super().optimizers_of(network)
-
-    def scores_of(self, logits: Tensor, targets: Tensor) -> tuple[float, ...]:
-        """Return the monitored scores; the loss is the one that is trained."""
-        return _scores(self, logits, targets)
 
     def before_epoch(self, epoch: int) -> None:
         """Keep a frozen trunk in eval mode: its running statistics stay as they are."""

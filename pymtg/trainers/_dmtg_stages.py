@@ -167,6 +167,7 @@ def _job(
         epochs=plan.epochs,
         data_map=data_map,
         snapshot_epochs=tuple(sorted({-(-plan.epochs * quarter // 4) for quarter in range(1, 5)})),
+        losses=plan.losses,
         plan=plan,
         trace=trace,
         ranks=setting.ranks,
@@ -214,6 +215,7 @@ def _finetuned(setting: Setting, plan: DMTGPlan, model: GroupedNet) -> Trained:
         layout=setting.layout,
         seed=stage_seed(setting.seed, "finetune"),
         epochs=plan.finetune_epochs,
+        losses=plan.losses,
         plan=plan,
         ranks=setting.ranks,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from pymtg import _faults
 from pymtg._ranges import each, span
 from pymtg._ranges import stage as stage_range
 from pymtg._ranks import Ranks
+from pymtg._task_split import TaskLossFunction
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.losses import MultiTaskLoss
@@ -45,6 +46,7 @@ class Job:
     weights: torch.Tensor | None = None
     data_map: DataMap | None = None
     snapshot_epochs: tuple[int, ...] = ()
+    losses: Mapping[str, str | TaskLossFunction] | None = None
     ranks: Ranks | None = None
     """Those that train it together; None where this process does alone."""
 
@@ -239,7 +241,7 @@ class Run:
 
     def scores_of(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, ...]:
         """Return the T monitored scores of predictions [N, C]; NaN where a task's is not defined."""
-        return monitored(self.config.monitor, logits, targets, self.job.layout)
+        return monitored(self.config.monitor, logits, targets, self.job.layout, self.job.losses)
 
     @property
     def seconds(self) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from pymtg._task_split import TaskLossFunction
+from pymtg.branched_loss import BranchedLoss
 from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError
-from pymtg.losses import MultiTaskLoss
 from pymtg.metrics import LOWER_IS_BETTER, METRICS, default_metric, metrics_of, score
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._predict import class_probabilities
@@ -28,18 +29,25 @@ def monitor_name(name: str | None, layout: TaskLayout) -> str:
     return default_metric(layout) if name is None else name
 
 
-def monitored(name: str | None, logits: torch.Tensor, targets: torch.Tensor, layout: TaskLayout) -> tuple[float, ...]:
+def monitored(
+    name: str | None,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    layout: TaskLayout,
+    losses: Mapping[str, str | TaskLossFunction] | None = None,
+) -> tuple[float, ...]:
     """Return the T task scores of a monitor: more is better; NaN where a task's is not defined.
 
-    A metric by name, with its sign turned where lower is better; ``"loss"``, the negative loss; None for balanced
-    accuracy of the classification and R^2 of the regression tasks, both 1 at best.
+    A metric by name, with its sign turned where lower is better; ``"loss"``, the negative of the trained loss
+    (`losses` by task name, where they are not the default ones); None for balanced accuracy of the classification
+    and R^2 of the regression tasks, both 1 at best.
     """
     if name == "loss":
-        losses = MultiTaskLoss(layout).eval()
-        losses(logits, targets)
-        assert losses.task_losses is not None
+        loss = BranchedLoss(layout, losses)
+        loss(logits[None], targets, logits.new_ones(layout.num_tasks, 1))
+        assert loss.task_losses is not None
         known = known_targets(targets, layout).any(dim=0)
-        return tuple(torch.where(known, -losses.task_losses, torch.nan).tolist())
+        return tuple(torch.where(known, -loss.task_losses[:, 0], torch.nan).tolist())
     scores = score(class_probabilities(logits, layout).cpu(), targets.cpu(), layout)
     of = [default_metric(layout.select([task])) if name is None else name for task in layout.names]
     found = [scores.tasks[task].get(metric, float("nan")) for task, metric in zip(layout.names, of, strict=True)]
