@@ -44,11 +44,14 @@ $(SITE): $(BIN)/python pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/pymtg stg --data digits --groups 3 --seed 0 --out runs/digits
 
+# A process a core, one thread each, a file of tests at a time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-long: $(INSTALLED)
-	PYMTG_TEST_LONG=1 $(BIN)/python -m pytest
+	PYMTG_TEST_LONG=1 $(PYTEST)
 
 lint: $(INSTALLED) $(LINTERS)
 	$(BIN)/ruff check
