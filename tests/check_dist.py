@@ -57,7 +57,7 @@ def main() -> None:
         pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q"]
         run(*pip, "--no-deps", "--no-index", "--only-binary", ":all:", wheel, cwd=work, env=env)
         inherit_packages(work / "env")  # not before: pip would find the pymtg of this environment installed
-        run(python, work / "smoke.py", cwd=work, env=env)
+        run(python, work / "smoke.py", work / "env", cwd=work, env=env)
         command = ["stg", "--data", "digits", "--epochs", "1", "--groups", "2", "--out", work / "run", "--quiet"]
         run(python.with_name("pymtg"), *command, cwd=work, env=env)
     print(f"{sdist.name} and {wheel.name}: built, installed, tried")

@@ -1,10 +1,12 @@
 """Try an installed pymtg: the loss, a data map, clustering, a short training. Run with the Python it is installed in.
 
-For wheels (`make check-dist`, cibuildwheel), so not a pytest module: it needs pymtg and nothing else.
+``python smoke.py [DIR]``, DIR being where pymtg has to come from. For wheels (`make check-dist`, cibuildwheel), so not
+a pytest module: it needs pymtg and nothing else.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -14,13 +16,15 @@ import pymtg._core
 from pymtg.data import from_arrays
 from pymtg.nets import mlp
 
-HERE = Path(__file__).resolve().parent.parent
+SOURCES = Path(__file__).resolve().parent.parent / "pymtg"
 
 
 def check_place() -> None:
     """The installed package is tried, not the sources beside this file."""
     for module in (pymtg, pymtg._core):
-        assert HERE not in Path(module.__file__).resolve().parents, module.__file__
+        found = Path(module.__file__).resolve()
+        assert SOURCES not in found.parents, found
+        assert all(Path(place).resolve() in found.parents for place in sys.argv[1:]), found
     assert "cpp" in pymtg.available_backends(), "no compiled kernels"
 
 
