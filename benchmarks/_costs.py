@@ -24,6 +24,6 @@ def import_time_table() -> str:
     if document is None:
         return MISSING
     rows = [[f"`{name}`", f"{seconds:.3f}"] for name, seconds in document["beyond_torch_seconds"].items()]
-    about = f"Medians of {document['rounds']} pairs of processes; torch alone {document['torch_seconds']:.2f} s. "
+    about = f"Medians of {document['rounds']} processes; torch alone {document['torch_seconds']:.2f} s. "
     about += f"A machine shared with other work, torch {document['torch']}."
     return rows_to_markdown(["statement", "processor seconds beyond `import torch`"], rows) + f"\n{about}\n"

@@ -1,12 +1,11 @@
 """How long importing pymtg takes beyond torch's own import: ``python benchmarks/import_time.py [OUT.json]``.
 
-Processor time of fresh processes, warm caches: torch alone and torch with pymtg in turn, the median of the differences.
+Processor time in fresh processes, files in the caches; a process for every statement and round, medians.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,27 +17,38 @@ ROUNDS = 5
 STATEMENTS = (
     "import pymtg",
     "from pymtg import DataMap, MultiTaskLoss, TaskLayout",
+    "from pymtg import STGTrainer, DMTGTrainer",
     "from pymtg import STGTrainer, cluster_tasks",
 )
 
 
-def processor_seconds(statements: str) -> float:
-    """Return the processor time of a new process that runs some statements."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", statements], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+SCRIPT = """
+import time
+start = time.process_time()
+import torch
+between = time.process_time()
+{}
+print(between - start, time.process_time() - between)
+"""
+
+
+def processor_seconds(statement: str) -> tuple[float, float]:
+    """Return the processor time of importing torch and then of a statement, in a new process."""
+    command = [sys.executable, "-c", SCRIPT.format(statement)]
+    torch, own = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(torch), float(own)
 
 
 def main() -> None:
     """Measure and write the figures."""
     alone: list[float] = []
     beyond: dict[str, list[float]] = {statement: [] for statement in STATEMENTS}
-    processor_seconds("; ".join(["import torch", *STATEMENTS]))  # files into the caches
+    processor_seconds(STATEMENTS[-1])
     for _ in range(ROUNDS):
         for statement, found in beyond.items():
-            alone.append(processor_seconds("import torch"))
-            found.append(processor_seconds(f"import torch; {statement}") - alone[-1])
+            torch, own = processor_seconds(statement)
+            alone.append(torch)
+            found.append(own)
     result = {
         "torch": version("torch"),
         "rounds": ROUNDS,
