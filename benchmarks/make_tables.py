@@ -315,25 +315,17 @@ def dmtg_gains_table() -> str:
 
 
 def planted_table() -> str:
-    """How often planted groups are found, by the width of a branch, with and without the balance term."""
+    """How often planted groups are found, by the width of a branch."""
     document = load("planted.json")
     if document is None:
         return MISSING
-    variants = document["variants"]
-    header = ["units of a branch"]
-    for variant in variants:
-        header += [f"{variant}: found exactly", "mean adjusted Rand index", "branches used"]
     rows = []
-    for width in next(iter(variants.values())):
-        row = [width]
-        for by_width in variants.values():
-            runs = by_width[width]
-            indices = [run["rand_index"] for run in runs]
-            used = statistics.mean(run["branches_used"] for run in runs)
-            row += [f"{sum(index == 1 for index in indices)} of {len(indices)}"]
-            row += [f"{statistics.mean(indices):.2f}", f"{used:.1f}"]
-        rows.append(row)
-    return rows_to_markdown(header, rows)
+    for width, runs in document["widths"].items():
+        indices = [run["rand_index"] for run in runs]
+        used = statistics.mean(run["branches_used"] for run in runs)
+        exact = f"{sum(index == 1 for index in indices)} of {len(indices)}"
+        rows.append([width, exact, f"{statistics.mean(indices):.2f}", f"{used:.1f}"])
+    return rows_to_markdown(["units of a branch", "found exactly", "mean adjusted Rand index", "branches used"], rows)
 
 
 def options_table() -> str:
