@@ -20,33 +20,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run("linear", __doc__ or "", arguments)
     rows, width, tasks, classes = (8, 6, 5, 3) if run.dry else (ROWS, FEATURES, TASKS, CLASSES)
     layout = TaskLayout([f"t{t}" for t in range(tasks)], [classes] * tasks)
+    backend = run.backends()[0]
     for dtype in (torch.float32,) if run.dry else (torch.bfloat16, torch.float32):
         features = torch.randn(rows, width, device=run.device, dtype=dtype).requires_grad_()
         weight = (torch.randn(layout.num_logits, width, device=run.device) / width**0.5).to(dtype).requires_grad_()
         bias = torch.zeros(layout.num_logits, device=run.device, dtype=dtype).requires_grad_()
         targets = torch.randint(classes, (rows, tasks), device=run.device)
-        forms = forms_of((features, weight, bias), targets, layout)
+        forms = forms_of((features, weight, bias), targets, layout, backend)
         check_answers(forms, 1e-3 if dtype == torch.float32 else 5e-2)
         seconds = run.paired(forms)
-        point = {"rows": rows, "features": width, "tasks": tasks, "classes": classes, "dtype": str(dtype)}
+        point = {
+            "backend": backend,
+            "rows": rows,
+            "features": width,
+            "tasks": tasks,
+            "classes": classes,
+            "dtype": str(dtype),
+        }
         over = {name: 1 / ratio(seconds[name], seconds["materialised"]) for name in forms}
         peaks = {name: run.peak_mb(call) for name, call in forms.items()}
         run.add({**point, "seconds": medians(seconds), "peak_mb": peaks, "over_materialised": over})
     return 0
 
 
-def forms_of(leaves: tuple[Tensor, ...], targets: Tensor, layout: TaskLayout) -> dict[str, Callable[[], Results]]:
+def forms_of(
+    leaves: tuple[Tensor, ...], targets: Tensor, layout: TaskLayout, backend: str
+) -> dict[str, Callable[[], Results]]:
     """Forward and backward of each form: the gradients of all leaves, with losses that are weighted equally."""
 
     def materialised() -> Results:
-        total, _ = functional.weighted_multitask_cross_entropy(F.linear(*leaves), targets, layout)
+        total, _ = functional.weighted_multitask_cross_entropy(F.linear(*leaves), targets, layout, backend=backend)
         return torch.autograd.grad(total, leaves)
 
     def fused() -> Results:
-        return torch.autograd.grad(functional.linear_multitask_cross_entropy(*leaves, targets, layout).sum(), leaves)
+        losses = functional.linear_multitask_cross_entropy(*leaves, targets, layout, backend=backend)
+        return torch.autograd.grad(losses.sum(), leaves)
 
     def fused_total() -> Results:
-        total, _ = functional.weighted_linear_multitask_cross_entropy(*leaves, targets, layout)
+        total, _ = functional.weighted_linear_multitask_cross_entropy(*leaves, targets, layout, backend=backend)
         return torch.autograd.grad(total, leaves)
 
     return {"materialised": materialised, "losses": fused, "weighted total": fused_total}

@@ -1,14 +1,15 @@
 """Which backend serves which device where none is asked for: the one table.
 
-On CUDA the order has **not been measured** yet: no figure for it lies in ``benchmarks/results``. Once one does, it
-decides.
+On CUDA plain torch serves, as long as the kernels have **not run on a device**: ``backend="triton"`` or ``"cuda"``, or
+``PYMTG_BACKEND``, asks for them. Once ``tests/gpu`` has passed on one, the figures that ``benchmarks/run_gpu.sh``
+leaves in ``benchmarks/results`` decide.
 """
 
 from __future__ import annotations
 
 PREFERENCE: dict[str, tuple[str, ...]] = {
     "cpu": ("cpp", "reference"),
-    "cuda": ("triton", "cuda", "reference"),
+    "cuda": ("reference",),
 }
 """Per device type, backends by name, the first that this installation has serves."""
 ELSEWHERE = ("reference",)
