@@ -201,7 +201,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "'depth' is a regression",
     ),
     "ignore_index": ({"ignore_index": 1.0}, InvalidTypeError, "ignore_index must be an integer; got 1.0"),
-    "backend": ({"backend": "cuda"}, InvalidArgumentError, "backend must be one of .*; got 'cuda'"),
+    "backend": ({"backend": "tpu"}, InvalidArgumentError, "backend must be one of .*; got 'tpu'"),
 }
 
 

@@ -182,4 +182,4 @@ def test_the_command_prints_the_table(tmp_path, capsys):
     assert main([*arguments, "--out", str(tmp_path / "out"), "--profile", str(tmp_path / "p")]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "p" / "profile.txt").read_text(encoding="utf-8") in printed
-    assert {event["name"] for event in events(tmp_path / "p")} >= {"joint", "grouping", "group 1"}
+    assert {event["name"] for event in events(tmp_path / "p")} >= {"joint", "grouping", "groups 0-1"}

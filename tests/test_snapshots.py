@@ -275,7 +275,7 @@ def test_files_with_nonsense(tmp_path: Path) -> None:
     whole = fed("gram", 1)
     whole.save(path)
     path.write_bytes(path.read_bytes().replace(rb"\"snapshots\": \"gram\"", rb"\"snapshots\": \"tape\""))
-    with pytest.raises(FileFormatError, match="snapshots must be one of memory, gram, disk; got 'tape'"):
+    with pytest.raises(FileFormatError, match="snapshots must be one of memory, gram, disk, host; got 'tape'"):
         DataMap.load(path)
 
 
