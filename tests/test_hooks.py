@@ -311,7 +311,7 @@ def test_functional_losses_are_recorded_by_hand():
     assert recorder.num_batches == 1
     with pytest.raises(RecordingError, match="without a module"):
         recorder.attach()
-    with pytest.raises(InvalidArgumentError, match=r"logits of the hooked module must be \[B, 6\]; got \[41, 5\]"):
+    with pytest.raises(InvalidArgumentError, match=r"logits of the model must be \[B, 6\]; got \[41, 5\]"):
         recorder.record(inputs, labels, torch.arange(M))
     with pytest.raises(InvalidTypeError, match=r"'cross_entropy'.*recorder\.record"):
         pymtg.record(F.cross_entropy, ONE, M)

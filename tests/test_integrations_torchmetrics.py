@@ -162,3 +162,27 @@ def test_a_layout_is_read_off_a_batch_in_one_way_or_not_at_all(rows, columns, wh
     for bad in ((logits, torch.zeros(rows, columns + 1)), (logits[None], torch.zeros(rows)), ([], torch.zeros(rows))):
         with pytest.raises(InvalidArgumentError, match="layout must be given"):
             layout_of_batch(*bad)
+
+
+OTHERS = {
+    "samples": (LAYOUT, M + 1, {}),
+    "tasks of the same size": (TaskLayout(["z", "b", "c"], [1, 3, 2]), M, {}),
+    "ddof": (LAYOUT, M, {"ddof": 1}),
+    "missing": (LAYOUT, M, {"missing": True}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_states_of_other_maps_are_refused(name, generator):
+    layout, samples, options = OTHERS[name]
+    metric, other = DataMapMetric(LAYOUT, M), DataMapMetric(layout, samples, **options)
+    for logits, targets, ids in batches(generator):
+        for one in (metric, other):
+            one.update(logits, targets, sample_ids=ids)
+    before = other.words_and_counts.clone()
+    with pytest.raises(InvalidArgumentError, match=r"state_dict must be of a metric .* num_samples"):
+        other.load_state_dict(metric.state_dict())
+    for incoming in (metric, dict(metric.metric_state)):
+        with pytest.raises(InvalidArgumentError, match="incoming_state must be of a metric"):
+            other.merge_state(incoming)
+    assert torch.equal(other.words_and_counts, before)

@@ -89,7 +89,7 @@ class Reader:
         return torch.where(missing, self.ignore_index, labels)
 
     def _of(self) -> str:
-        return f"of task {self.name!r}" if self.num_tasks == 1 else "of the hooked module"
+        return f"of task {self.name!r}" if self.num_tasks == 1 else "of the model"
 
 
 def as_ids(sample_ids: Any) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -72,6 +74,8 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
 
     words_and_counts: Tensor
     rejected: Tensor
+    kind: Tensor
+    """A checksum of what the map is of: states of another layout or size are told by it."""
 
     def __init__(
         self,
@@ -96,6 +100,8 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
         merged = partial(_merged, like=(layout, num_samples, self.missing))
         self.add_state("words_and_counts", flat, dist_reduce_fx=merged, persistent=persistent)
         self.add_state("rejected", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum", persistent=persistent)
+        described = json.dumps([layout.to_dict(), num_samples, self.missing, self.ddof]).encode()
+        self.add_state("kind", torch.tensor(zlib.crc32(described)), dist_reduce_fx="max", persistent=persistent)
 
     @property
     def data_map(self) -> DataMap:
@@ -137,8 +143,32 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
         now = self.data_map
         return {"mean": now.mean, "std": now.std, "correctness": now.correctness}
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, *args)
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the observations of another metric, or of its state: exact.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If it is of another layout or `num_samples`, `missing` or `ddof`; this metric is then unchanged.
+        """
+        other = incoming_state if isinstance(incoming_state, dict) else vars(incoming_state)
+        self._check_kind(other, "incoming_state")
+        super().merge_state(incoming_state)
+
+    def _check_kind(self, state: Mapping[str, Any], argument: str, prefix: str = "") -> None:
+        for name in ("kind", "words_and_counts"):
+            given, own = state.get(prefix + name), getattr(self, name)
+            if given is None:
+                continue
+            if not isinstance(given, Tensor) or given.shape != own.shape or (name == "kind" and int(given) != int(own)):
+                raise InvalidArgumentError(
+                    f"{argument} must be of a metric with this one's layout, num_samples ({self.num_samples}), missing "
+                    f"({self.missing}) and ddof ({self.ddof}); got that of another"
+                )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        self._check_kind(state_dict, "state_dict", prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
         for name in self._defaults:  # torchmetrics takes the dictionary's own tensors, and these are updated in place
             setattr(self, name, getattr(self, name).clone())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,12 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End an epoch that a checkpoint was taken at the end of, and that was the last."""
         self._recording.end_epoch()
+        if self.data_map is None:
+            warnings.warn(
+                "nothing was recorded: a DataMapCallback belongs to a DataMapTrainer (or DataMapTrainerMixin), or its "
+                "record() is called from a compute_loss of your own",
+                stacklevel=2,
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the map into the folder of the checkpoint that was just written."""

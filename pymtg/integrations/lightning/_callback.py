@@ -203,9 +203,10 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         where = self._where[what]
         value = _looked_up(where, outputs, batch)
         if value is None:
+            numbered = "wrap the training set in pymtg.data.with_ids, " if what == "ids" else ""
             raise RecordingError(
                 f"no {what} {_shown(where)}: training_step returned {_keys(outputs)} and the batch is {_keys(batch)}. "
-                f"Return them, say where they are (DataMapCallback({what}=...)), or use DataMapMixin"
+                f"Return them, {numbered}say where they are (DataMapCallback({what}=...)), or use DataMapMixin"
             )
         return value
 
