@@ -36,7 +36,7 @@ $(PACKAGE): $(BIN)/python pyproject.toml constraints.txt CMakeLists.txt kernels/
 
 # The package is there: this adds what its tests need.
 $(INSTALLED): $(PACKAGE)
-	$(BIN)/python -m pip install -c constraints.txt 'pymtg[test]'
+	$(BIN)/python -m pip install -c constraints.txt 'pymtg[test,triton]'
 	@touch $@
 
 $(LINTERS): $(BIN)/python pyproject.toml constraints.txt

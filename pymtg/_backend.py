@@ -6,7 +6,9 @@ it serves. To add one, add a line to ``_BACKENDS`` and a place in the order of :
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from pymtg._dispatch import preferred
 from pymtg.errors import BackendError, InvalidArgumentError
 
 __all__ = ["available_backends", "get_backend", "set_backend"]
+
+_LOWEST_TRITON = (3, 5)  # has constexpr_function
 
 
 def _always() -> bool:
@@ -61,7 +65,17 @@ def _interpreted() -> bool:
 
 
 def _has_triton() -> bool:
-    return (_interpreted() or torch.cuda.is_available()) and importlib.util.find_spec("triton") is not None
+    return (_interpreted() or torch.cuda.is_available()) and triton_suffices()
+
+
+@functools.cache
+def triton_suffices() -> bool:
+    """Return whether the kernels compile with the Triton that is here: torch before 2.9 brings one that is too old."""
+    try:
+        found = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return tuple(int(part) for part in found.split(".")[:2]) >= _LOWEST_TRITON
 
 
 def _has_cuda_kernels() -> bool:

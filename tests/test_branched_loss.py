@@ -311,6 +311,7 @@ class Step(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it where a graph breaks
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin")  # torch 2.6 tells
 @pytest.mark.parametrize(
     ("sampling", "layout"), [("gumbel", MIXED), ("per_sample", CLASSES)], ids=["gumbel", "per_sample"]
 )

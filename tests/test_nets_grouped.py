@@ -69,7 +69,7 @@ def test_float32_to_a_millionth(batched, batch_norm):
 
 
 def exported(module, x):
-    return torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    return torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch", max=2**20)},)).module()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it exports
