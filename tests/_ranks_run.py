@@ -157,7 +157,8 @@ def observations(seed, rank, layout=CLASSES, missing=True):
     p = torch.rand(rows, layout.num_tasks, generator=generator)
     ids = (torch.rand(rows, generator=generator) * 20).long() + rank
     valid = torch.rand(p.shape, generator=generator) < 0.7 if missing else torch.ones_like(p, dtype=torch.bool)
-    p[0, 0] = torch.nan
+    p[0, 0] = torch.nan  # a row to reject: its label must be there
+    valid[0, 0] = True
     return p, ids, valid
 
 
