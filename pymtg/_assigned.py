@@ -48,7 +48,7 @@ def assigned_cross_entropy(
     ignore_index
         The label that stands for "missing": the (row, task) adds nothing to loss or gradients.
     backend
-        One of :func:`pymtg.available_backends`; by default the fastest that serves the logits' device.
+        One of :func:`pymtg.available_backends`; by default ``"cpp"`` on the CPU and ``"reference"`` elsewhere.
 
     Returns
     -------

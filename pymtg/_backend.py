@@ -140,7 +140,8 @@ def set_backend(name: str | None) -> None:
     Parameters
     ----------
     name
-        One of :func:`available_backends`, or ``"auto"`` (also ``None``): the fastest that serves the tensors at hand.
+        One of :func:`available_backends`, or ``"auto"`` (also ``None``): by the tensors' device,
+        as :mod:`pymtg._dispatch` says.
         The environment variable ``PYMTG_BACKEND``, read when pymtg is first used, sets the same.
 
     Raises

@@ -63,7 +63,7 @@ def multitask_cross_entropy(
     sample_ids
         ``[B]`` positions in the data map, int64 or int32. Needed with a data map, otherwise not looked at.
     backend
-        One of :func:`pymtg.available_backends`; by default the fastest that serves the logits' device.
+        One of :func:`pymtg.available_backends`; by default ``"cpp"`` on the CPU and ``"reference"`` elsewhere.
 
     Returns
     -------
@@ -84,9 +84,9 @@ def multitask_cross_entropy(
 
     Notes
     -----
-    On a GPU a label or an id out of range does not stop the host: that row is not recorded, the losses concerned are
-    NaN, and the error is raised where the host next reads a data map, by :func:`pymtg.check_errors`, or at once under
-    :class:`pymtg.debug`.
+    With the backends ``"triton"`` and ``"cuda"`` a label or an id out of range does not stop the host: that row is not
+    recorded, the losses concerned are NaN, and the error is raised where the host next reads a data map, by
+    :func:`pymtg.check_errors`, or at once under :class:`pymtg.debug`.
     """
     name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
     words, counts, rejected, ids = _begun(data_map, sample_ids)

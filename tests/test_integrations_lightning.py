@@ -337,6 +337,8 @@ def test_missing_pieces_are_named():
         fit(WithoutLogits(), DataMapCallback(), limit_val_batches=0)
     with pytest.raises(RecordingError, match="no targets at position 7"):
         fit(Net(), DataMapCallback(targets=7), limit_val_batches=0)
+    with pytest.raises(RecordingError, match=r"no ids under the key 'index': .* pymtg.data.with_ids"):
+        fit(Net(), DataMapCallback(ids="index"), limit_val_batches=0)  # although the loader numbers its samples
     loader = DataLoader([{"x": torch.zeros(5), "y": torch.zeros(T)}] * 4, batch_size=2)
 
     class NoIds(Net):

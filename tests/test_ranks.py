@@ -210,7 +210,8 @@ def commands(world, words):
 def test_the_command_on_two_ranks_is_the_command_on_one(tmp_path):
     data = write_tiny(tmp_path)
     words = ["--data", data, "--epochs", "2", "--groups", "2", "--hidden", "8", "--val-size", "0.2"]
-    codes, said = commands(2, ["stg", *words, "--out", str(tmp_path / "two"), "--log", str(tmp_path / "log")])
+    own = ["--out", str(tmp_path / "two"), "--log", str(tmp_path / "log"), "--profile", str(tmp_path / "profile")]
+    codes, said = commands(2, ["stg", *words, *own])
     assert codes == [0, 0], said
     assert "report:" in said[0][0]
     assert said[1] == ("", "")
@@ -223,6 +224,7 @@ def test_the_command_on_two_ranks_is_the_command_on_one(tmp_path):
     groups = [json.loads((tmp_path / name / "groups.json").read_text())["tasks"] for name in ("two", "one")]
     assert {t: g["label"] for t, g in groups[0].items()} == {t: g["label"] for t, g in groups[1].items()}
     assert len((tmp_path / "log").read_text().splitlines()) == 6
+    assert sorted(path.parent.name for path in (tmp_path / "profile").rglob("profile.txt")) == ["rank0", "rank1"]
 
 
 def test_the_command_tells_what_is_wrong(tmp_path, monkeypatch, capsys):

@@ -80,7 +80,7 @@ class LongRun:
             setting = dataclasses.replace(setting, keeper=keeper)
             try:
                 with ExitStack() as files:
-                    files.enter_context(profiling(self.profile if leads else None, setting.config.torch_device))
+                    files.enter_context(profiling(self.profile, setting.config.torch_device))
                     if self.log is not None and leads:
                         log = EpochLog(self.log, keep=keeper.epochs_done if resume else 0)
                         setting.reporter.log = files.enter_context(log)

@@ -117,7 +117,7 @@ def _as_text(profile: Profile) -> str:
     total = profile.seconds or 1.0
     rows, last = [], None
     for stage, name, spent in profile.by_stage():
-        row = [stage if stage != last else "", name, f"{spent.calls:,}", f"{spent.seconds:.3f}"]
+        row = [(stage or "no stage") if stage != last else "", name, f"{spent.calls:,}", f"{spent.seconds:.3f}"]
         row.append(f"{100 * spent.seconds / total:.1f}%")
         if device:
             traced = profile.ranges.get((stage, name))

@@ -29,6 +29,8 @@ __all__ = ["DataMapCallback"]
 
 Where = str | int | Callable[[Any, Any], Any]
 
+_IDS = "sample_id"
+
 
 class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     """Records a data map during ``trainer.fit``.
@@ -56,7 +58,7 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         M; by default the size of the training set.
     logits, targets, ids
         Where to find them: a key of what ``training_step`` returned or of the batch, a position in the batch, or a
-        function ``(outputs, batch) -> tensor``. Ids are also found where :func:`pymtg.data.with_ids` puts them.
+        function ``(outputs, batch) -> tensor``. Without `ids`, those of :func:`pymtg.data.with_ids` are found too.
     snapshot_epochs
         Which epochs, counted from 1, end with a snapshot: every n-th, those listed, or none (None).
     data_map
@@ -89,7 +91,7 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         *,
         logits: Where = "logits",
         targets: Where = "targets",
-        ids: Where = "sample_id",
+        ids: Where = _IDS,
         snapshot_epochs: int | Iterable[int] | None = 1,
         data_map: DataMap | None = None,
         missing: bool = False,
@@ -212,7 +214,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     def _ids(self, trainer: Any, outputs: Any, batch: Any) -> Any:
         value = _looked_up(self._where["ids"], outputs, batch)
-        if value is None and isinstance(batch, (tuple, list)) and gives_ids(trainer.train_dataloader):
+        unsaid = self._where["ids"] == _IDS  # who says where they are is not given others
+        if value is None and unsaid and isinstance(batch, (tuple, list)) and gives_ids(trainer.train_dataloader):
             value = batch[0]
         return self._one("ids", outputs, batch) if value is None else value
 
