@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -245,6 +246,18 @@ def test_without_a_directory_a_signal_ends_a_run_between_two_batches(seed):
     finally:
         signal.signal(signal.SIGINT, before)
     assert (calls, stopped.value.saved) == (["warm start"], None)
+
+
+def test_a_signal_whose_exception_somebody_swallows_is_not_lost(seed, tmp_path):
+    class Careless(torch.optim.SGD):  # as an import may be that passes over whatever goes wrong
+        def __init__(self, params):
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().__init__(params, lr=0.1)
+
+    with on_signals(), pytest.raises(StopRequest) as stopped:
+        fit(stg(seed, optimizer=Careless, checkpoint_dir=tmp_path), (make(seed), make(seed + 1)), resume=False)
+    assert (stopped.value.number, stopped.value.saved) == (signal.SIGTERM, str(tmp_path))
 
 
 # Damage

@@ -37,8 +37,9 @@ class _Request:
 def on_signals() -> Iterator[None]:
     """Inside the block, turn SIGINT and SIGTERM into :class:`StopRequest`, raised where it can be attended to.
 
-    A second signal does not wait. A signal that the process ignores stays ignored; outside the main thread nothing is
-    changed.
+    A second signal does not wait. One that came where somebody swallowed the exception (an import that passes over all
+    errors, a finalizer) is attended to all the same. A signal that the process ignores stays ignored; outside the main
+    thread nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -71,7 +72,8 @@ def asked() -> int | None:
 
 
 def _take(number: int, frame: FrameType | None) -> None:
-    if _Request.attended and _Request.number is None:
-        _Request.number = number
-        return
-    raise StopRequest(number)
+    first = _Request.number is None
+    if first:
+        _Request.number = number  # also where it is raised: somebody may swallow that
+    if not (_Request.attended and first):
+        raise StopRequest(number)
