@@ -78,8 +78,8 @@ check-dist: $(INSTALLED)
 # TESTS chooses among them. On Linux torch comes with CUDA here, some gigabytes.
 test-lower-bounds:
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install -c lower-bounds.txt '.[test]'
-	$(LOWEST)/bin/pytest $(TESTS) # not python -m: the sources here would come before what is installed
+	$(LOWEST)/bin/python -m pip install -c lower-bounds.txt -e '.[test]'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist loadfile $(TESTS)
 
 bench: $(INSTALLED)
 	sh benchmarks/run.sh

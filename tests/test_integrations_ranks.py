@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from _integrations_rank import LAYOUT, RANKS, SIZE
+from _integrations_rank import LAYOUT, RANKS, RESUMES, SIZE
 from _settings import new_seed
 
 from pymtg import DataMap
@@ -100,6 +100,8 @@ def test_every_sample_is_recorded_once_an_epoch(records, trainer):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_resumed_training_ends_with_the_map_of_one_never_stopped(records, trainer):
+    if not RESUMES[trainer]:
+        pytest.skip("this transformers cannot resume on several processes of a CPU")
     for rank in records:
         whole, resumed = restored(rank[trainer]["map"]), restored(rank[f"{trainer} resumed"]["map"])
         assert len(rank[f"{trainer} resumed"]["seen"]) < len(rank[trainer]["seen"])
