@@ -368,6 +368,23 @@ def test_an_epoch_cut_short_and_gone_on_with_keeps_its_snapshot(tmp_path):
     assert resumed.data_map.count.sum() == 3 * M
 
 
+@pytest.mark.parametrize(
+    ("asked", "named", "options"),
+    [
+        ([1, 9, 5], "5, 9", {}),
+        (3, "3", {"num_train_epochs": 1.5}),
+        ([3], "3", {"max_steps": 8}),
+        ([1, 2], None, {}),
+        (None, None, {}),
+    ],
+)
+def test_snapshots_beyond_the_last_epoch_are_warned_of(tmp_path, recwarn, asked, named, options):
+    train(tmp_path, DataMapTrainer, callbacks=[DataMapCallback(SINGLE, snapshot_epochs=asked)], **options)
+    found = [str(w.message) for w in recwarn if "snapshot_epochs" in str(w.message)]
+    assert len(found) == (named is not None)
+    assert not found or f"must not go beyond the training's number of epochs (2); got {named}:" in found[0]
+
+
 def test_training_again_begins_an_empty_map(tmp_path):
     run = train(tmp_path)
     run.train()

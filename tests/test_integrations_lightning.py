@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -218,7 +219,7 @@ def both(**options):
 
 def test_a_mixed_module_fills_the_maps_of_several_callbacks():
     net, callbacks = Mixed(), both()
-    fit(net, callbacks)
+    fit(net, callbacks, max_epochs=3)
     for callback in callbacks:
         assert_same_map(callback.data_map, net.observed.map(LAYOUT, M))
 
@@ -241,7 +242,8 @@ def test_a_resumed_fit_goes_on_with_its_maps(tmp_path, saved):
     assert whole[0].data_map.snapshot_epochs == (1, 2, 3, 4)
     assert whole[1].data_map.snapshot_epochs == (2, 3)
     # the last epoch's snapshot too, where there is nothing left to train
-    ended = run(both(), 2, tmp_path / "epoch=1.ckpt")
+    with pytest.warns(UserWarning, match=r"max_epochs \(2\); got 3"):
+        ended = run(both(), 2, tmp_path / "epoch=1.ckpt")
     assert ended[0].data_map.snapshot_epochs == (1, 2)
 
 
@@ -292,6 +294,34 @@ def test_a_fit_from_the_start_begins_an_empty_map_and_one_that_goes_on_keeps_it(
     assert callback.data_map.count.eq(3).all()
     assert callback.data_map.snapshot_epochs == (1, 2, 3)
     assert first is not run
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "options"),
+    [
+        ([1, 9, 5], "5, 9", {}),
+        (3, "3", {}),
+        ([1, 2], None, {}),
+        (2, None, {}),
+        (None, None, {}),
+        ([9], None, {"max_epochs": -1, "max_steps": 1}),
+        ([9], None, {"fast_dev_run": True}),
+    ],
+)
+def test_snapshots_beyond_the_last_epoch_are_warned_of(recwarn, asked, named, options):
+    fit(Net(), DataMapCallback(snapshot_epochs=asked), **options)
+    found = [w for w in recwarn if "snapshot_epochs" in str(w.message)]
+    if named is None:
+        assert not found
+        return
+    (warning,) = found
+    assert warning.category is UserWarning
+    assert f"snapshot_epochs must not go beyond the trainer's max_epochs (2); got {named}:" in str(warning.message)
+
+
+def test_only_the_first_rank_warns_of_snapshots_beyond():
+    other = SimpleNamespace(max_epochs=2, is_global_zero=False, fast_dev_run=False)
+    DataMapCallback(snapshot_epochs=[9]).on_fit_start(other, Net())  # warnings fail tests
 
 
 def test_a_map_that_is_handed_over_is_gone_on_with():

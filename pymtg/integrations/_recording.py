@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,17 @@ class MapRecording:
         """Say how many samples there are, for a map that was not told."""
         if self.num_samples is None and self.data_map is None:
             self.num_samples = num_samples
+
+    def warn_beyond(self, last: int, limit: str) -> None:
+        """Warn of snapshots asked for after the `last` epoch, which `limit`, an argument of the trainer, sets."""
+        asked = [self.snapshot_epochs] if isinstance(self.snapshot_epochs, int) else sorted(set(self.snapshot_epochs))
+        beyond = [epoch for epoch in asked if epoch > last]
+        if beyond:
+            warnings.warn(
+                f"snapshot_epochs must not go beyond {limit} ({last}); got {', '.join(map(str, beyond))}: "
+                "this training ends before, without a snapshot there",
+                stacklevel=3,
+            )
 
     def record(self, logits: Any, targets: Any, sample_ids: Any, rows: int | None = None) -> None:
         """Record a batch, or its first `rows` rows where the others are copies that fill it up.

@@ -45,7 +45,8 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     num_samples
         M; by default the size of the training set.
     snapshot_epochs
-        Which epochs, counted from 1, end with a snapshot: every n-th, those listed, or none (None).
+        Which epochs, counted from 1, end with a snapshot: every n-th, those listed, or none (None). A UserWarning names
+        those beyond the training's last.
     data_map
         A map to go on with, in place of a new one.
     missing, ddof, snapshots, directory
@@ -135,6 +136,8 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             raise InvalidArgumentError(
                 "data_map must be left out with auto_find_batch_size=True, which begins anew with smaller batches"
             )
+        if state.is_world_process_zero:
+            self._recording.warn_beyond(state.num_train_epochs, "the training's number of epochs")
         size = _size_of(kwargs.get("train_dataloader"))
         if size is not None:
             self._recording.expect(size)

@@ -60,7 +60,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         Where to find them: a key of what ``training_step`` returned or of the batch, a position in the batch, or a
         function ``(outputs, batch) -> tensor``. Without `ids`, those of :func:`pymtg.data.with_ids` are found too.
     snapshot_epochs
-        Which epochs, counted from 1, end with a snapshot: every n-th, those listed, or none (None).
+        Which epochs, counted from 1, end with a snapshot: every n-th, those listed, or none (None). A UserWarning names
+        those beyond the trainer's ``max_epochs``.
     data_map
         A map to go on with, in place of a new one.
     missing, ddof, snapshots, directory
@@ -140,6 +141,12 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     def state_key(self) -> str:
         """What this callback's state is called in a checkpoint."""
         return str(self._generate_state_key(name=self.name))
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Warn, on one rank, of snapshots asked for beyond the last epoch."""
+        endless = trainer.max_epochs is None or trainer.max_epochs < 0
+        if trainer.is_global_zero and not endless and not trainer.fast_dev_run:  # which is one epoch, whatever is asked
+            self._recording.warn_beyond(trainer.max_epochs, "the trainer's max_epochs")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin an empty map unless this fit goes on with an earlier one."""
