@@ -20,12 +20,18 @@ ID_DTYPES = (torch.int64, torch.int32)
 
 
 def check_kind(value: Tensor, what: str, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Raise unless `value` is a tensor of one of the dtypes."""
+    """Raise unless `value` is a dense tensor of one of the dtypes."""
     if not isinstance(value, Tensor):
         raise InvalidTypeError(f"{what} must be a tensor; got {type(value).__name__}")
     if value.dtype not in dtypes:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise InvalidTypeError(f"{what} must have one of the dtypes {known}; got {value.dtype}")
+    _check_dense(value, what)
+
+
+def _check_dense(value: Tensor, what: str) -> None:
+    if value.layout != torch.strided:  # sparse forms have no addresses to compute on
+        raise InvalidTypeError(f"{what} must be a dense (strided) tensor; got {value.layout}")
 
 
 def check_kinds(logits: Tensor, targets: Tensor, layout: TaskLayout, ignore_index: int) -> None:
@@ -93,6 +99,7 @@ def check_task_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor)
     if not isinstance(task_weights, Tensor) or not task_weights.is_floating_point():
         got = task_weights.dtype if isinstance(task_weights, Tensor) else type(task_weights).__name__
         raise InvalidTypeError(f"task_weights must be a floating-point tensor; got {got}")
+    _check_dense(task_weights, "task_weights")
     if task_weights.shape != (layout.num_tasks,):
         raise InvalidArgumentError(f"task_weights must be [{layout.num_tasks}]; got {list(task_weights.shape)}")
     if task_weights.device != logits.device:

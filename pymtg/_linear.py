@@ -71,8 +71,8 @@ def linear_multitask_cross_entropy(
     Parameters
     ----------
     features
-        ``[B, D]``, of a dtype that logits may have. Under autocast they, `weight` and `bias` are brought to its dtype,
-        as a linear layer does.
+        ``[B, D]``, dense, of a dtype that logits may have. Under autocast they, `weight` and `bias` are brought to its
+        dtype, as a linear layer does.
     weight
         ``[layout.num_logits, D]``, as ``torch.nn.Linear(D, layout.num_logits)`` has it; in the dtype of `features`.
     bias
@@ -328,7 +328,7 @@ def _prepared(
     if bias is not None:
         check_kind(bias, "bias", LOGIT_DTYPES)
     check_kinds(features, targets, layout, ignore_index)
-    if torch.is_autocast_enabled(features.device.type):
+    if _autocasts(features.device.type):
         dtype = torch.get_autocast_dtype(features.device.type)
         features, weight = features.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -336,6 +336,8 @@ def _prepared(
     check_targets(targets, len(features), layout, features.device)
     if data_map is not None:
         check_map(features, layout, data_map, sample_ids)
+        if features.is_meta:  # probabilities go through DataMap.update, which reads them
+            raise InvalidArgumentError("data_map must be None for features on the meta device, which hold no values")
     name = choose_backend(backend, features.device)
     if data_map is not None and sample_ids is not None and not backend_named(name).defers:
         check_ids(sample_ids, data_map.num_samples)
@@ -344,6 +346,11 @@ def _prepared(
     columns = _columns(max_columns, features)
     call = Call(targets, _chunks(layout, columns), ignore_index, name, torch.is_grad_enabled())
     return features, weight, bias, call
+
+
+def _autocasts(device_type: str) -> bool:
+    """Return whether autocast is on; torch raises for devices that do not have it, such as meta."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _check_shapes(features: Tensor, weight: Tensor, bias: Tensor | None, layout: TaskLayout) -> None:

@@ -46,6 +46,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "sample_ids must have one of the dtypes int64, int32; got torch.float32",
     ),
     "ids bool": ({"sample_ids": IDS > 0}, InvalidTypeError, "sample_ids must have .* got torch.bool"),
+    "ids sparse": ({"sample_ids": IDS.to_sparse()}, InvalidTypeError, "sample_ids must be a dense .*sparse_coo"),
     "ids a list": ({"sample_ids": IDS.tolist()}, InvalidTypeError, "sample_ids must be a tensor; got list"),
     "ids too short": (
         {"sample_ids": IDS[:3]},
@@ -101,6 +102,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "targets must have one of the dtypes int64.*; got torch.float32",
     ),
     "targets a list": ({"targets": TARGETS.tolist()}, InvalidTypeError, "targets must be a tensor; got list"),
+    "targets sparse": ({"targets": TARGETS.to_sparse()}, InvalidTypeError, "targets must be a dense .*sparse_coo"),
     "targets 1-D": ({"targets": TARGETS[:, 0]}, InvalidArgumentError, r"targets must be \[4, 2\].*got \[4\]"),
     "targets too wide": (
         {"targets": torch.zeros(4, 3).long()},
@@ -123,6 +125,11 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"logits": torch.zeros(2, 2, 11)},
         InvalidArgumentError,
         r"logits must be \[B, 11\].*got \[2, 2, 11\]",
+    ),
+    "logits sparse": (
+        {"logits": torch.zeros(4, 11).to_sparse()},
+        InvalidTypeError,
+        r"logits must be a dense \(strided\) tensor; got torch.sparse_coo",
     ),
     "logits integer": (
         {"logits": torch.zeros(4, 11).long()},
@@ -221,6 +228,7 @@ def test_the_last_label_of_many(dtype: torch.dtype, backend: str, generator: tor
     [
         ([1.0, 1.0], InvalidTypeError, "task_weights must be a floating-point tensor; got list"),
         (torch.ones(2).long(), InvalidTypeError, "task_weights must be a floating-point tensor; got torch.int64"),
+        (torch.ones(2).to_sparse(), InvalidTypeError, "task_weights must be a dense .* got torch.sparse_coo"),
         (torch.ones(3), InvalidArgumentError, r"task_weights must be \[2\]; got \[3\]"),
         (torch.ones(2, requires_grad=True), InvalidArgumentError, "task_weights must not require a gradient"),
         (torch.ones(2, device="meta"), InvalidArgumentError, "task_weights must be on cpu; they are on meta"),

@@ -163,6 +163,11 @@ def test_empty_batch(backend: str, generator: torch.Generator) -> None:
         ({"weight": torch.zeros(5, 4)}, InvalidArgumentError, r"weight must be \[5, 3\] for this layout; got \[5, 4\]"),
         ({"weight": torch.zeros(5, 3).double()}, InvalidArgumentError, "weight must be torch.float32 on cpu, as feat"),
         ({"bias": torch.zeros(4)}, InvalidArgumentError, r"bias must be \[5\]; got \[4\]"),
+        ({"features": torch.zeros(2, 3).to_sparse()}, InvalidTypeError, "features must be a dense .* torch.sparse_coo"),
+        ({"weight": torch.zeros(5, 3).to_sparse()}, InvalidTypeError, "weight must be a dense .* got torch.sparse_coo"),
+        ({"bias": torch.zeros(5).to_sparse()}, InvalidTypeError, "bias must be a dense .* got torch.sparse_coo"),
+        ({"targets": torch.zeros(2, 2).long().to_sparse()}, InvalidTypeError, "targets must be a dense"),
+        ({"weight": torch.zeros(5, 3, device="meta")}, InvalidArgumentError, "weight must be .* got .* on meta"),
         ({"targets": torch.zeros(3, 2).long()}, InvalidArgumentError, r"targets must be \[2, 2\]"),
         ({"targets": torch.full((2, 2), 9)}, InvalidArgumentError, "row 0, column 0 holds 9"),
         ({"targets": torch.full((2, 2), -100)}, MissingLabelError, "targets miss the label of task 'a' in row 0"),
@@ -189,6 +194,23 @@ def test_bad_input(change: dict[str, Any], error: type[Exception], message: str,
         linear_multitask_cross_entropy(**arguments, backend=backend)
     assert not data_map.state.words.any()
     assert not data_map.count.any()
+
+
+def test_shapes_on_the_meta_device() -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    with torch.device("meta"):
+        features, weight, bias = (torch.zeros(shape).requires_grad_() for shape in ([2, 4], [5, 4], [5]))
+        targets, ids = torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    losses = linear_multitask_cross_entropy(features, weight, bias, targets, layout, max_columns=2)
+    total, _ = weighted_linear_multitask_cross_entropy(features, weight, bias, targets, layout)
+    (losses.sum() + total).backward()
+    assert losses.is_meta
+    assert losses.shape == (2,)
+    assert [one.grad.shape for one in (features, weight, bias)] == [(2, 4), (5, 4), (5,)]  # type: ignore[union-attr]
+    with pytest.raises(InvalidArgumentError, match="data_map must be None for features on the meta device"):
+        linear_multitask_cross_entropy(
+            features, weight, bias, targets, layout, data_map=DataMap(3, layout, device="meta"), sample_ids=ids
+        )
 
 
 PEAKS = """
