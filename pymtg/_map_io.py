@@ -17,6 +17,7 @@ from pymtg._files import replacing
 from pymtg._reference import MapState
 from pymtg._snapshot import Snapshot
 from pymtg._snapshot_stores import KINDS
+from pymtg._tensor_files import save_tensors
 from pymtg.errors import FileFormatError, InvalidArgumentError, PymtgError
 from pymtg.tasks import TaskLayout
 
@@ -27,19 +28,13 @@ _SNAPSHOT = re.compile(r"snapshot\.(-?\d+)\.(words|counts)")
 
 
 def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a map's state dictionary to a safetensors file, atomically."""
-    import safetensors
-    import safetensors.torch
-
+    """Write a map's state dictionary to a safetensors file, atomically; equal states give equal bytes."""
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
     version = VERSION_ELSEWHERE if "snapshots" in plain else VERSION
     metadata = {"format": FORMAT, "version": version, "map": json.dumps(plain)}
     with replacing(path) as temporary:
-        try:
-            safetensors.torch.save_file(tensors, temporary, metadata)
-        except safetensors.SafetensorError as error:
-            raise OSError(f"the data map could not be written to {os.fspath(path)}: {error}") from error
+        save_tensors(temporary, tensors, metadata, "the data map", os.fspath(path))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

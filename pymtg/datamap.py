@@ -444,7 +444,8 @@ class DataMap:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map, its snapshots and its layout to a safetensors file.
 
-        Written under a temporary name and renamed: whatever happens, `path` holds the old file or the new one.
+        Written under a temporary name and renamed: whatever happens, `path` holds the old file or the new one. Equal
+        maps give files that are equal byte for byte.
 
         Raises
         ------

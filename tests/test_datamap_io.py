@@ -223,6 +223,40 @@ except OSError as error:
 """
 
 
+SAVES = """
+import sys
+import torch
+from pymtg import DataMap, TaskLayout
+
+data_map = DataMap(5, TaskLayout(["a", "ü"], [1, 3]), missing=True)
+data_map.update(torch.tensor([[0.25, 0.5]]), torch.tensor([2]))
+data_map.snapshot(3)
+for place in sys.argv[1:]:
+    data_map.save(place)
+"""
+
+
+def test_equal_maps_are_equal_files(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for half in (paths[:4], paths[4:]):  # each in a process of its own, with hash seeds of its own
+        subprocess.run([sys.executable, "-c", SAVES, *map(str, half)], check=True)
+    assert len({path.read_bytes() for path in paths}) == 1
+    with safe_open(paths[0], "pt") as file:
+        assert sorted(file.keys()) == ["counts", "rejected", "snapshot.3.counts", "snapshot.3.words", "words"]
+    assert DataMap.load(paths[0]).layout.names == ("a", "ü")
+
+
+def test_metadata_in_any_order_is_read(generator: torch.Generator, tmp_path: Path) -> None:
+    data_map, path = filled(generator), tmp_path / "map.safetensors"
+    data_map.save(path)
+    content = path.read_bytes()
+    for _ in range(4):  # as safetensors itself writes it, and as files were written before
+        with safe_open(path, "pt") as file:
+            save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "other", file.metadata())  # noqa: SIM118
+        assert_same(DataMap.load(tmp_path / "other"), data_map)
+        assert sorted((tmp_path / "other").read_bytes()) == sorted(content)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files as Linux does")
 @pytest.mark.parametrize("limit", [0, 100, 50_000])
 def test_full_disk(limit: int, tmp_path: Path, generator: torch.Generator) -> None:

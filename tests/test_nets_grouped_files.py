@@ -96,6 +96,12 @@ def test_the_metadata_is_json_that_says_how_to_build_it(tmp_path):
     assert (described["labels"], described["branch_ids"]) == ([1, 0, 1, 0], [0, 2])
 
 
+def test_equal_networks_are_equal_files(tmp_path):
+    net = pruned([2, 0, 2, 0])
+    found = {save_grouped(tmp_path / f"{number}.safetensors", net).read_bytes() for number in range(6)}
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [

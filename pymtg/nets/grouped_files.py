@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pymtg._files import replacing
+from pymtg._tensor_files import save_tensors
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError, PymtgError
 from pymtg.nets._part_files import built_part, described_part
 from pymtg.nets._positions import checked_positions
@@ -42,18 +43,12 @@ def save_grouped(path: str | os.PathLike[str], net: GroupedNet) -> Path:
     OSError
         If the file cannot be written.
     """
-    import safetensors
-    import safetensors.torch
-
     if not isinstance(net, GroupedNet):
         raise InvalidTypeError(f"net must be a GroupedNet, as prune returns; got {type(net).__name__}")
     metadata = {"format": _FORMAT, "version": _VERSION, "net": json.dumps(_description(net))}
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with replacing(path) as temporary:
-        try:
-            safetensors.torch.save_file(tensors, temporary, metadata)
-        except safetensors.SafetensorError as error:
-            raise OSError(f"the network could not be written to {os.fspath(path)}: {error}") from error
+        save_tensors(temporary, tensors, metadata, "the network", os.fspath(path))
     return Path(path)
 
 
