@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from pymtg._once import in_backward
 from pymtg._reference import MapState, check_ids
 from pymtg._snapshot import Snapshot
 from pymtg._snapshot_stores import SnapshotStore, gram_of, new_store
-from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.errors import InvalidArgumentError, InvalidTypeError, MapMemoryError
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class DataMap:
     InvalidArgumentError, InvalidTypeError
         For a `num_samples` below 1, another `ddof`, another kind of `snapshots`, a `directory` that is not there, or
         something else than a layout.
+    MapMemoryError
+        If a map of that size cannot be allocated; it says how many bytes it needs.
 
     Examples
     --------
@@ -106,15 +109,8 @@ class DataMap:
         self.ddof = int(ddof)
         self._device = _resolved(device)
         home = self._device if storage is None else torch.device("cpu")
-        shape = (num_samples, layout.num_tasks)
         with torch.inference_mode(False):  # a map built in inference mode can be recorded into outside it
-            self._state = MapState(
-                torch.zeros((num_samples, 2, layout.num_tasks), dtype=torch.int32, device=home),
-                torch.zeros(shape, dtype=torch.int16, device=home)
-                if missing
-                else torch.zeros(num_samples, dtype=torch.int32, device=home),
-                torch.zeros(1, dtype=torch.int64, device=home),
-            )
+            self._state = _empty_state(num_samples, layout.num_tasks, missing, home)
         self._courier = None if storage is None else Courier(self._state)
 
     # What it holds
@@ -525,6 +521,30 @@ class DataMap:
     def _now(self, epoch: int = -1) -> Snapshot:
         _faults.check(self.device)
         return Snapshot(epoch, self.state.words, self.state.counts, self.ddof)
+
+
+def _empty_state(num_samples: int, num_tasks: int, missing: bool, device: torch.device) -> MapState:
+    """Return a map's tensors, all zeros; MapMemoryError where there is no memory for them."""
+    counts, count_type = ((num_samples, num_tasks), torch.int16) if missing else ((num_samples,), torch.int32)
+    needed = 8 * num_samples * num_tasks + count_type.itemsize * math.prod(counts) + 8
+    refusal = MapMemoryError(
+        f"num_samples must be so few that the map fits the memory of {device}; "
+        f"got {num_samples}, which with {num_tasks} tasks need {needed:,} bytes"
+    )
+    if needed >= 2**63:  # torch overflows, in one of several places
+        raise refusal
+    try:
+        return MapState(
+            torch.zeros((num_samples, 2, num_tasks), dtype=torch.int32, device=device),
+            torch.zeros(counts, dtype=count_type, device=device),
+            torch.zeros(1, dtype=torch.int64, device=device),
+        )
+    except torch.OutOfMemoryError:
+        raise refusal from None
+    except RuntimeError as error:  # the CPU's allocator has no type of its own
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise refusal from None
 
 
 def _resolved(device: torch.device | str) -> torch.device:

@@ -31,6 +31,10 @@ class FileFormatError(PymtgError, ValueError):
     """A file is not what pymtg writes: truncated, of another version, or something else altogether."""
 
 
+class MapMemoryError(PymtgError, MemoryError):
+    """A data map of the size asked for does not fit the memory of its device."""
+
+
 class BackendError(PymtgError, RuntimeError):
     """A backend was asked for by name and cannot serve these tensors or is not available here."""
 

@@ -14,6 +14,7 @@ from pymtg.errors import (
     FileFormatError,
     InvalidArgumentError,
     InvalidTypeError,
+    MapMemoryError,
     MissingLabelError,
     PymtgError,
     SampleIdError,
@@ -172,6 +173,7 @@ def test_errors_are_also_the_usual_ones() -> None:
         (MissingLabelError, ValueError),
         (FileFormatError, ValueError),
         (BackendError, RuntimeError),
+        (MapMemoryError, MemoryError),
     ):
         assert issubclass(error, PymtgError)
         assert issubclass(error, usual)

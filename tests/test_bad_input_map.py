@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from pymtg import DataMap, TaskLayout
-from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError, SampleIdError
+from pymtg.errors import InvalidArgumentError, InvalidTypeError, MapMemoryError, MissingLabelError, SampleIdError
 
 LAYOUT = TaskLayout(["digit", "odd"], [10, 1])
 P = torch.full((2, 2), 0.5)
@@ -62,3 +63,29 @@ def test_update(arguments: tuple[Any, ...], error: type[Exception], message: str
 def test_data_map(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         DataMap(**{"num_samples": 3, "layout": LAYOUT} | arguments)
+
+
+@pytest.mark.parametrize("num_samples", [10**15, 10**18, 10**19])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("storage", [None, "cpu"])
+def test_a_map_that_no_memory_holds(num_samples: int, missing: bool, storage: str | None, tmp_path: Path) -> None:
+    needed = 8 * 2 * num_samples + 4 * num_samples + 8  # of the words, of two int16 counts or an int32, of the rest
+    message = f"num_samples must be so few .* memory of cpu; got {num_samples}, .* 2 tasks need {needed:,} bytes"
+    with pytest.raises(MapMemoryError, match=message):
+        DataMap(num_samples, LAYOUT, missing=missing, storage=storage, snapshots="disk", directory=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_an_allocation_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        def zeros(*sizes: Any, **options: Any) -> torch.Tensor:
+            raise error
+
+        monkeypatch.setattr(torch, "zeros", zeros)
+
+    fail(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(MapMemoryError, match="got 3, which with 2 tasks need 68 bytes"):
+        DataMap(3, LAYOUT)
+    fail(RuntimeError("the device is lost"))
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        DataMap(3, LAYOUT)
