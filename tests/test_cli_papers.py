@@ -177,8 +177,16 @@ def test_networks_follow_the_data(folder):
         (["stg", "--data", "digits", "--network", "vgg"], "--network must be one of auto, mlp.*'vgg'"),
         (["stg", "--data", "cifar10:{}", "--hidden", "8"], "--hidden is for --network mlp; cnn has"),
         (["dmtg", "--data", "celeba:{}", "--trunk", "64"], "--trunk must be 'stem' for --network celeba; got '64'"),
-        (["dmtg", "--data", "celeba:{}", "--network", "cnn", "--trunk", "stem"], "--trunk is for --network mlp and"),
-        (["dmtg", "--data", "digits", "--trunk", "stem"], "--trunk must be whole numbers .*'stem'"),
+        (["dmtg", "--data", "celeba:{}", "--network", "cnn", "--trunk", "8"], "--trunk is for --network mlp and"),
+        (
+            ["dmtg", "--data", "celeba:{}", "--network", "cnn", "--trunk", "stem"],
+            "--trunk stem is the stem of --network celeba, which is for images; got --network cnn for images",
+        ),
+        (["dmtg", "--data", "cifar10:{}", "--network", "mlp", "--trunk", "stem"], "got --network mlp for images"),
+        (
+            ["dmtg", "--data", "digits", "--trunk", "stem"],
+            r"--trunk stem is .*--network celeba, .*images; got --network mlp for inputs of shape \[64\]",
+        ),
         (["stg", "--data", "digits", "--lr-gamma", "0.5"], "--lr-gamma needs epochs"),
         (["stg", "--data", "digits", "--lr-milestones", "2", "--lr-gamma", "2"], "--lr-gamma must be above 0"),
         (["stg", "--data", "digits", "--lr-milestones", "x"], "--lr-milestones must be whole numbers"),

@@ -64,8 +64,8 @@ def dmtg(
         typer.Option(
             "--trunk",
             metavar="N,N,...|stem",
-            help="What all branches share: hidden layers of these widths, or the stem of --network celeba; by default "
-            "nothing.",
+            help="What all branches share: hidden layers of these widths, or the stem of --network celeba (for "
+            "images); by default nothing.",
         ),
     ] = None,
     network: img.Network = "auto",

@@ -87,6 +87,12 @@ class Network:
             if words != _STEM:
                 raise CommandError(f"--trunk must be '{_STEM}' for --network celeba; got {words!r}")
             return lambda: CelebAStem(self.shape[0]), self.shape
+        if words == _STEM:
+            inputs = "images" if len(self.shape) == 3 else f"inputs of shape {list(self.shape)}"
+            raise CommandError(
+                f"--trunk {_STEM} is the stem of --network celeba, which is for images; "
+                f"got --network {self.name} for {inputs}"
+            )
         if self.name != "mlp":
             raise CommandError(f"--trunk is for --network mlp and celeba; {self.name} has none to share")
         widths = opt.whole_numbers("--trunk", words)
