@@ -464,6 +464,13 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "out below a file": ([*TRAIN, "--out", "{tmp}/file/x"], "--out.*file"),
     "out is a file": ([*TRAIN, "--out", "{tmp}/file"], "--out.*file"),
     "out in /proc": ([*TRAIN, "--out", "/proc/nowhere"], "--out.*/proc/nowhere"),
+    "log is a directory": ([*TRAIN, "--log", "{tmp}"], "--log must be a file .*Is a directory"),
+    "log below a file": ([*TRAIN, "--log", "{tmp}/file/log.jsonl"], "--log must be a file .*file: Not a directory"),
+    "log in /proc": ([*TRAIN, "--log", "/proc/nowhere/log.jsonl"], "--log must be a file .*/proc/nowhere: No such"),
+    "board is a file": ([*TRAIN, "--tensorboard", "{tmp}/file"], "--tensorboard must be a directory .*file: Not a dir"),
+    "profile is a file": ([*TRAIN, "--profile", "{tmp}/file"], "--profile must be a directory .*file: Not a directory"),
+    "profile below a file": ([*TRAIN, "--profile", "{tmp}/file/p"], "--profile must be .*file: Not a directory"),
+    "dmtg's log": (["dmtg", *TRAIN[1:], "--log", "{tmp}"], "--log must be a file .*Is a directory"),
     "map missing": (["cluster", "{tmp}/none.safetensors"], "none.safetensors.*No such file"),
     "map is a directory": (["cluster", "{tmp}"], "directory"),
     "map is no map": (["cluster", "{tmp}/file"], "file"),
@@ -533,6 +540,17 @@ def test_a_directory_that_cannot_be_written_is_found_before_training(tmp_path):
 def test_a_mistake_leaves_no_directory_behind(tmp_path):
     assert main([*STG, "--out", str(tmp_path / "out"), "--fuzzifier", "0"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--log", "--tensorboard", "--profile", "--out"])
+def test_a_place_of_another_kind_leaves_no_directory_behind(tmp_path, capsys, option):
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    names = {"--out": "out", "--log": "logs/log.jsonl", "--tensorboard": "board", "--profile": "profile"}
+    names[option] = "directory" if option == "--log" else "file"
+    assert main([*STG, *[word for o, name in names.items() for word in (o, str(tmp_path / name))]]) == 2
+    assert re.match(f"pymtg stg: {option} must be .* that can be written; ", capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
 
 
 @pytest.mark.parametrize("blocked", ["typer", "rich"])

@@ -182,7 +182,7 @@ def dmtg(
         tensorboard=tensorboard,
         profile=profile,
     )
-    check_place(out, device, leads)
+    check_place(out, device, leads, log=log, tensorboard=tensorboard, profile=profile)
     shown = {
         **settings,
         "temperature": temperature,

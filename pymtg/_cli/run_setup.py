@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +20,50 @@ if TYPE_CHECKING:
 __all__ = ["MilestoneDecay", "check_place", "decay_of", "load_data", "shown_decay"]
 
 
-def check_place(out: Path, device: str | None, leads: bool = True) -> None:
-    """Try the directory, where this process is the one that writes there, and the device out."""
+def check_place(
+    out: Path,
+    device: str | None,
+    leads: bool = True,
+    *,
+    log: Path | None = None,
+    tensorboard: Path | None = None,
+    profile: Path | None = None,
+) -> None:
+    """Try out the places of the run's files, where this process is the one that writes there, and the device.
+
+    Nothing is made for one option where another names a file in the place of a directory, or the other way round.
+    """
+    if leads:
+        if log is not None and log.is_dir():
+            raise _unwritable("--log", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(log)))
+        places = {"--out": out, "--log": log and log.parent, "--tensorboard": tensorboard, "--profile": profile}
+        directories = {option: place for option, place in places.items() if place is not None}
+        for attempt in (_check_kind, _check_writable):
+            for option, directory in directories.items():
+                attempt(option, directory)
+    if device is not None:
+        _try_device(device)
+
+
+def _check_kind(option: str, directory: Path) -> None:
+    """Raise CommandError where a file stands in the place of the directory or of one above it."""
+    there = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(there):
+        raise _unwritable(option, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(there)))
+
+
+def _check_writable(option: str, directory: Path) -> None:
     from pymtg.report import check_writable
 
     try:
-        if leads:
-            check_writable(out)
+        check_writable(directory)
     except OSError as error:
-        raise CommandError(f"--out must be a directory that can be written; {one_line(error)}") from None
-    if device is not None:
-        _try_device(device)
+        raise _unwritable(option, error) from None
+
+
+def _unwritable(option: str, error: OSError) -> CommandError:
+    kind = "file" if option == "--log" else "directory"
+    return CommandError(f"{option} must be a {kind} that can be written; {one_line(error)}")
 
 
 def _try_device(device: str) -> None:

@@ -109,7 +109,7 @@ def stg(
         tensorboard=tensorboard,
         profile=profile,
     )
-    check_place(out, device, leads)
+    check_place(out, device, leads, log=log, tensorboard=tensorboard, profile=profile)
     shown = {
         **settings,
         **net.described(),
