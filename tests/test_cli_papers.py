@@ -136,6 +136,20 @@ def test_milestones_are_those_of_torch(tmp_path, run):
     assert losses[0][2] != losses[1][2]
 
 
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("stg", ["--specialised-epochs", 2]),
+        ("dmtg", ["--warm-epochs", 2]),
+        ("dmtg", ["--finetune-epochs", 2]),
+        ("compare", ["--seeds", 1, "--views", "equal", "--methods", "mtl"]),  # (1 + K) epochs
+    ],
+)
+def test_milestones_of_a_longer_stage_are_taken(tmp_path, run, command, more):
+    words = ["--data", write_tiny(tmp_path), "--hidden", "4", "--groups", 1, "--epochs", 1, "--lr-milestones", "2"]
+    assert run(command, *words, *more)["settings"]["lr_milestones"] == [2]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_ends_the_run_in_one_line(tmp_path, fails, workers):
     write_celeba(tmp_path, 6, 0, 2)
@@ -190,6 +204,12 @@ def test_networks_follow_the_data(folder):
         (["stg", "--data", "digits", "--lr-gamma", "0.5"], "--lr-gamma needs epochs"),
         (["stg", "--data", "digits", "--lr-milestones", "2", "--lr-gamma", "2"], "--lr-gamma must be above 0"),
         (["stg", "--data", "digits", "--lr-milestones", "x"], "--lr-milestones must be whole numbers"),
+        (["stg", "--data", "digits", "--epochs", "3", "--lr-milestones", "2,4,9"], r"longest stage \(3\); got 4, 9"),
+        (
+            ["dmtg", "--data", "digits", "--epochs", "3", "--finetune-epochs", "4", "--lr-milestones", "5"],
+            r"--lr-milestones must not go beyond the epochs of the longest stage \(4\); got 5",
+        ),
+        (["compare", "--data", "digits", "--epochs", "3", "--lr-milestones", "101"], r"longest stage \(100\); got 101"),
         (["stg", "--data", "digits", "--attributes", "all"], "--attributes must be left out for the digits"),
         (["stg", "--data", "cifar10:{}", "--image-size", "8"], "--image-size must be left out for CIFAR-10"),
         (["dmtg", "--data", "celeba:{}", "--attributes", "Nose"], "--attributes must be some of Bald, .*; got 'Nose'"),

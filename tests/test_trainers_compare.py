@@ -16,6 +16,7 @@ from pymtg.nets import mlp
 from pymtg.trainers import (
     ABLATIONS,
     METHODS,
+    VIEWS,
     ComparisonView,
     MethodResult,
     MethodSummary,
@@ -29,6 +30,7 @@ from pymtg.trainers import (
 )
 from pymtg.trainers._methods import permuted_rows, split_epochs
 from pymtg.trainers._seeding import cpu_threads
+from pymtg.trainers.compare import longest_stage
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
 CONFIG = TrainConfig(epochs=3, batch_size=16, device="cpu", num_threads=1)
@@ -146,6 +148,16 @@ def test_epochs_of_the_views(comparison):
     assert epochs("equal") == {**dict.fromkeys(METHODS, 9), "dmtg": 4 * 2}
     assert split_epochs(9, 4) == (3, 2, 2, 2)
     assert split_epochs(2, 3) == (1, 1, 1)
+
+
+def test_the_longest_stage_is_known_before(comparison):
+    for view, found in comparison.views.items():
+        for method, summary in found.methods.items():
+            longest = max(stage.epochs for result in summary.results for stage in result.stages)
+            assert longest_stage([method], [view], 3, 5, 2, 4) == longest, (view, method)
+            assert longest_stage([method], [view], 3, 5, "auto", 4) >= longest
+    assert longest_stage(METHODS, VIEWS, 3, 5, 2, 4) == 9
+    assert longest_stage(METHODS, ["fixed", "best"], 3, 5, 2, 4) == 5
 
 
 def test_networks_are_shared_where_they_are_equal(comparison):

@@ -87,10 +87,11 @@ def compare(
     """
     from pymtg._cli.networks import chosen_network
     from pymtg._cli.ranks import refuse_ranks
-    from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
+    from pymtg._cli.run_setup import check_decay, check_place, decay_of, load_data, shown_decay
     from pymtg.metrics import METRICS, REGRESSION_METRICS, default_metric, metrics_of
     from pymtg.trainers import ABLATIONS, METHODS, VIEWS, TrainConfig
     from pymtg.trainers import compare as run_comparison
+    from pymtg.trainers.compare import longest_stage
 
     refuse_ranks("compare")
     options: dict[str, Any] = {
@@ -123,6 +124,12 @@ def compare(
     )
     of_the_set = (targets, attributes, image_size, images)
     first = load_data(data, 0, test_size, val_size, *of_the_set)
+    check_decay(
+        scheduler,
+        longest_stage(
+            options["methods"], options["views"], epochs, max_epochs, options["num_groups"], first.layout.num_tasks
+        ),
+    )
     net = chosen_network(first, network, hidden, for_images="cnn")
     metric = default_metric(first.layout) if metric is None else metric
     opt.choice("--metric", metric, metrics_of(first.layout))

@@ -130,7 +130,7 @@ def dmtg(
     from pymtg._cli.networks import chosen_network
     from pymtg._cli.ranks import join_ranks
     from pymtg._cli.reference import load_reference
-    from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
+    from pymtg._cli.run_setup import check_decay, check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import DMTGTrainer
 
     require("matplotlib", "jinja2", extra="report")
@@ -161,6 +161,7 @@ def dmtg(
         raise CommandError("--freeze-trunk needs fine-tuning: give its epochs with --finetune-epochs")
     of_the_set = (targets, attributes, image_size, images)
     scheduler = decay_of(lr_milestones, lr_gamma)
+    check_decay(scheduler, max(epochs, warm_epochs, finetune_epochs))
     leads = join_ranks(device, rank_timeout)
     checkpoints = checkpoint_directory(out, resume, leads)
     tasks = load_data(data, seed, test_size, val_size, *of_the_set)

@@ -98,7 +98,11 @@ Fuzzifier = Annotated[
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of Adam.")]
 Milestones = Annotated[
     str | None,
-    typer.Option("--lr-milestones", metavar="E,E,...", help="Epochs of a network after which its learning rate falls."),
+    typer.Option(
+        "--lr-milestones",
+        metavar="E,E,...",
+        help="Epochs of a network after which its learning rate falls; none beyond the longest stage.",
+    ),
 ]
 MilestoneFactor = Annotated[
     float | None,

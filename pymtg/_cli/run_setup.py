@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pymtg.data import TaskData
 
-__all__ = ["MilestoneDecay", "check_place", "decay_of", "load_data", "shown_decay"]
+__all__ = ["MilestoneDecay", "check_decay", "check_place", "decay_of", "load_data", "shown_decay"]
 
 
 def check_place(
@@ -129,6 +129,16 @@ def decay_of(milestones: str | None, gamma: float | None) -> MilestoneDecay | No
     if not 0 < gamma <= 1:
         raise CommandError(f"--lr-gamma must be above 0 and at most 1; got {gamma}")
     return MilestoneDecay(opt.whole_numbers("--lr-milestones", milestones), gamma)
+
+
+def check_decay(decay: MilestoneDecay | None, longest: int) -> None:
+    """Raise CommandError for a milestone beyond the longest of a run's stages, whose epochs are counted each from 1."""
+    beyond = [] if decay is None else [epoch for epoch in decay.milestones if epoch > longest]
+    if beyond:
+        raise CommandError(
+            f"--lr-milestones must not go beyond the epochs of the longest stage ({longest}); "
+            f"got {', '.join(map(str, beyond))}"
+        )
 
 
 def shown_decay(decay: MilestoneDecay | None) -> dict[str, Any]:

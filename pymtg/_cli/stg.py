@@ -68,7 +68,7 @@ def stg(
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network
     from pymtg._cli.ranks import join_ranks
-    from pymtg._cli.run_setup import check_place, decay_of, load_data, shown_decay
+    from pymtg._cli.run_setup import check_decay, check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import STGTrainer
 
     require("matplotlib", "jinja2", extra="report")
@@ -91,6 +91,7 @@ def stg(
     }
     of_the_set = (targets, attributes, image_size, images)
     scheduler = decay_of(lr_milestones, lr_gamma)
+    check_decay(scheduler, max(epochs, specialised_epochs or 0))
     leads = join_ranks(device, rank_timeout)
     checkpoints = checkpoint_directory(out, resume, leads)
     tasks = load_data(data, seed, test_size, val_size, *of_the_set)

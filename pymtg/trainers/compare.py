@@ -25,7 +25,7 @@ from pymtg.trainers.comparison import Comparison, ComparisonView, MethodSummary
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_choice, check_int
 from pymtg.trainers.results import MethodResult
 
-__all__ = ["ABLATIONS", "METHODS", "VIEWS", "compare"]
+__all__ = ["ABLATIONS", "METHODS", "VIEWS", "compare", "longest_stage"]
 
 VIEWS = ("fixed", "best", "equal")
 DataSource: TypeAlias = "TaskData | Callable[[int], TaskData]"
@@ -146,13 +146,13 @@ class _Chosen:
     max_epochs: int
     dmtg_options: dict[str, Any]
 
-    def budget(self, view: str, plan: STGPlan, groups: int, tasks: int) -> Budget:
-        """Return the epochs of every network under a view."""
+    def budget(self, view: str, epochs: int, groups: int, tasks: int) -> Budget:
+        """Return the epochs of every network under a view, where a network has so many by default."""
         if view == "equal":
-            total = (1 + groups) * plan.epochs
-            each, e = split_epochs(total, groups), plan.epochs
+            total = (1 + groups) * epochs
+            each, e = split_epochs(total, groups), epochs
             return Budget(e, total, e, e, each, each, split_epochs(total, tasks), max(1, total // groups), e)
-        e = self.max_epochs if view == "best" else plan.epochs
+        e = self.max_epochs if view == "best" else epochs
         warm = e if view == "best" else -(-e // 2)
         return Budget(e, e, e, warm, (e,) * groups, (e,) * groups, (e,) * tasks, e, warm)
 
@@ -175,7 +175,7 @@ def _one_seed(
         groups = plan.num_groups
         if not isinstance(groups, int):
             groups = runner.grouped(chosen.max_epochs if best else plan.epochs).memberships.shape[1]
-        budget = chosen.budget(view, plan, groups, data.layout.num_tasks)
+        budget = chosen.budget(view, plan.epochs, groups, data.layout.num_tasks)
         if any(method.startswith("stg") or method == "random_groups" for method in chosen.methods):
             runner.grouped(budget.joint)  # before any method trains the same joint network without recording
         for method in chosen.methods:
@@ -242,12 +242,28 @@ def _expect(reporter: Reporter, chosen: _Chosen, plan: STGPlan, tasks: int, seed
         return
     distinct: set[tuple[bool, Need]] = set()
     for view in chosen.views:
-        budget = chosen.budget(view, plan, plan.num_groups, tasks)
+        budget = chosen.budget(view, plan.epochs, plan.num_groups, tasks)
         for method in chosen.methods:
             distinct |= {(view == "best", need) for need in needs(method, budget)}
         if "random_groups" in chosen.methods:
             distinct.add((view == "best", Need("joint", 0, budget.joint)))
     reporter.expect(seeds * sum(need.epochs for _, need in distinct))
+
+
+def longest_stage(
+    methods: Sequence[str],
+    views: Sequence[str],
+    epochs: int,
+    max_epochs: int,
+    num_groups: int | str,
+    num_tasks: int,
+) -> int:
+    """Return how many epochs the longest stage of such a comparison has, at most."""
+    chosen = _Chosen(tuple(methods), tuple(views), max_epochs, {})
+    # "auto" is decided by the maps; a method's stages only get longer, or only shorter, with every group more
+    groups = (num_groups,) if isinstance(num_groups, int) else (2, num_tasks)
+    budgets = [chosen.budget(view, epochs, k, num_tasks) for view in views for k in groups]
+    return max(need.epochs for budget in budgets for method in methods for need in needs(method, budget))
 
 
 def _checked_names(argument: str, names: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
