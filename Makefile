@@ -50,8 +50,8 @@ $(SITE): $(BIN)/python pyproject.toml constraints.txt
 demo: $(PACKAGE)
 	$(BIN)/pymtg stg --data digits --groups 3 --seed 0 --out runs/digits
 
-# A process a core, one thread each, a file of tests at a time.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# A process a core, one thread each, a file of tests at a time, in the order that tests/conftest.py gives them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(PYTEST)

@@ -1,11 +1,37 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from _settings import BACKENDS, TRITON_INTERPRETED, new_seed
 
 # Triton reads the variable when it is imported: these run in a process of their own (test_triton.py).
 collect_ignore = [] if TRITON_INTERPRETED else ["triton_interpreted"]
+
+
+# Where these are left to the end, one process waits for the other.
+LONGEST = (
+    "test_ranks.py",
+    "test_triton.py",
+    "test_integrations_huggingface.py",
+    "test_cli.py",
+    "test_assigned_cross_entropy.py",
+    "test_cross_entropy.py",
+    "test_cli_dmtg.py",
+    "test_resume.py",
+    "test_cuda_emulated.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the test files have imported out of garbage collections, which libraries ask for at every training."""
+    gc.freeze()
 
 
 @pytest.fixture
