@@ -90,7 +90,8 @@ def read_targets(
 def label_weight(y, task, inside, weights, first_weight, ACC: tl.constexpr):
     """Weights of labels [R, T]."""
     first = tl.load(first_weight + task, inside, other=0)
-    return tl.load(weights + first[None, :] + y, inside[None, :], other=0.0).to(ACC)
+    place = first[None, :] + y  # one offset: Triton 3.6 fails on a pointer that is moved twice here
+    return tl.load(weights + place, inside[None, :], other=0.0).to(ACC)
 
 
 @triton.jit
