@@ -17,7 +17,10 @@ from pymtg import DataMap, MultiTaskLoss, TaskLayout
 from pymtg.errors import InvalidArgumentError, SampleIdError
 from pymtg.functional import linear_multitask_cross_entropy, multitask_cross_entropy
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning"),
+]
 BACKENDS = [name for name in ("triton", "cuda") if name in pymtg.available_backends()]
 LAYOUT = TaskLayout([f"task{t}" for t in range(60)], [1, 3, 2, 1, 20, 1] * 10)
 
@@ -110,17 +113,18 @@ def step(loss: MultiTaskLoss, x: Tensor, targets: Tensor, ids: Tensor) -> Tensor
     return total.detach()
 
 
-def test_no_host_read_in_a_step(backend: str) -> None:
-    logits, targets, ids = (tensor.cuda() for tensor in batch(64, 100))
+@pytest.mark.parametrize("rows", [64, 10_000], ids=["linked ids", "sorted ids"])
+def test_no_host_read_in_a_step(rows: int, backend: str) -> None:
+    logits, targets, ids = (tensor.cuda() for tensor in batch(rows, 100))
     loss = MultiTaskLoss(LAYOUT, DataMap(100, LAYOUT, device="cuda"), [1.0] * 60, backend=backend).cuda()
     step(loss, logits.requires_grad_(), targets, ids)
     torch.cuda.set_sync_debug_mode("error")
     try:
         step(loss, logits, targets, ids)
-        loss.data_map.update(torch.rand(64, 60, device="cuda"), ids, backend=backend)
+        loss.data_map.update(torch.rand(rows, 60, device="cuda"), ids, backend=backend)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert int(loss.data_map.count[:, 0].sum()) == 3 * 64
+    assert int(loss.data_map.count[:, 0].sum()) == 3 * rows
 
 
 def test_three_launches(backend: str) -> None:
@@ -135,7 +139,8 @@ def test_three_launches(backend: str) -> None:
         torch.autograd.grad(losses, x, upstream)
 
     one_step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
         one_step()
         torch.cuda.synchronize()
     launched = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
@@ -146,7 +151,7 @@ def test_graph_capture(backend: str) -> None:
     logits, targets, ids = (tensor.cuda() for tensor in batch(64, 100))
     data_map = DataMap(100, LAYOUT, device="cuda")
     loss = MultiTaskLoss(LAYOUT, data_map, backend=backend)
-    x = logits.requires_grad_()
+    x = logits.clone().requires_grad_()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # compiles, allocates
@@ -158,7 +163,7 @@ def test_graph_capture(backend: str) -> None:
     with torch.cuda.graph(graph):
         total = step(loss, x, targets, ids)
     assert data_map.count.sum() == 0, "a capture runs nothing"
-    expected, plain = DataMap(100, LAYOUT, device="cuda"), logits.detach().clone().requires_grad_()
+    expected, plain = DataMap(100, LAYOUT, device="cuda"), logits.clone().requires_grad_()
     for number in range(3):
         with torch.no_grad():
             x.copy_(logits + number)
@@ -242,8 +247,8 @@ def test_faults(backend: str) -> None:
 def test_addresses_beyond_32_bits(backend: str) -> None:
     """More than 2^31 logits, and a map of more than 2^31 words."""
     rows, layout = 2**21 + 8, TaskLayout([f"task{t}" for t in range(64)], [16] * 64)
-    if torch.cuda.mem_get_info()[0] < 40e9:
-        pytest.skip("needs 40 GB of device memory")
+    if torch.cuda.mem_get_info()[0] < 32e9:
+        pytest.skip("needs 32 GB of device memory")
     logits = torch.zeros((rows, 1024), dtype=torch.bfloat16, device="cuda")
     logits[-8:] = torch.randn(8, 1024, device="cuda")
     targets = torch.zeros((rows, 64), dtype=torch.uint8, device="cuda")

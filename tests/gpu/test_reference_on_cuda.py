@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from pymtg import DataMap, MultiTaskLoss, TaskLayout, cluster_tasks
+from pymtg import DataMap, MultiTaskLoss, TaskLayout
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def test_loss_gradient_and_map_as_on_the_cpu(tmp_path):
+def test_loss_gradient_and_map_as_on_the_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("safetensors")
+    from pymtg import cluster_tasks
+
     layout = TaskLayout(["a", "b", "c"], [1, 5, 2])
     results = {}
     logits, targets = torch.randn(64, 8), torch.stack([torch.randint(0, n, (64,)) for n in (2, 5, 2)], 1)

@@ -27,14 +27,18 @@ def test_clean(tool: str) -> None:
         pytest.skip("pymtg._cuda is not built")
     assert SANITIZER is not None
     script = Path(__file__).with_name("sanitized_steps.py")
-    filters = ["--kernel-regex", "kns=pymtg", "--error-exitcode", "9"]
+    options = ["--kernel-name", "kns=pymtg", "--error-exitcode", "9"]
+    if tool == "memcheck":  # torch asks for symbols that a driver need not have: no error of ours
+        options += ["--report-api-errors", "no"]
     done = subprocess.run(
-        [SANITIZER, "--tool", tool, *filters, sys.executable, str(script)],
+        [SANITIZER, "--tool", tool, *options, sys.executable, str(script)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=80,
+        timeout=90,
         env=os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     )
+    if "Device not supported" in done.stdout:
+        pytest.skip("compute-sanitizer does not work on this device")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "steps done" in done.stdout
