@@ -57,7 +57,7 @@ def small_table() -> str:
     if document is None:
         return MISSING
     header = ["rows, tasks x logits", "backend", "launches", "microseconds in a graph", "eager + map microseconds"]
-    header += ["best eager + map", "best compile + map", "loop + map"]
+    header += ["best eager + map", "best compile + map", "loop + map", "best + map, both in a graph"]
     rows = []
     for point in document["points"]:
         if not point["shape"].startswith("small"):
@@ -72,7 +72,7 @@ def small_table() -> str:
                     backend,
                     "" if launches is None else str(sum(launches.values())),
                     *("" if value is None else f"{value * 1e6:.3g}" for value in us),
-                    *(times(figures["faster_than"].get(kind)) for kind in ("eager", "compile", "loop")),
+                    *(times(figures["faster_than"].get(kind)) for kind in ("eager", "compile", "loop", "graph")),
                 ]
             )
     return rows_to_markdown(header, rows) + machine(document)
@@ -83,7 +83,7 @@ def tasks_table() -> str:
     document = load("gpu_tasks.json")
     if document is None:
         return MISSING
-    counts = list(document["points"][0]["seconds"])
+    counts = list(document["points"][0]["seconds"]) if document["points"] else []
     header = ["backend", *(f"{int(count):,} tasks, ms" for count in counts), "slowest over fastest"]
     rows = [
         [p["backend"], *(ms(p["seconds"][count]) for count in counts), times(p["slowest_over_fastest"])]
@@ -107,7 +107,7 @@ def backends_table() -> str:
             *(ms(p["seconds"].get(name)) for name in names),
             p["fastest"],
         ]
-        for p in document["points"]
+        for p in sorted(document["points"], key=lambda p: (p["dtype"], p["rows"], p["tasks"], p["classes"]))
     ]
     return rows_to_markdown(header, rows) + machine(document)
 
@@ -118,12 +118,13 @@ def linear_table() -> str:
     if document is None:
         return MISSING
     forms = ("materialised", "losses", "weighted total")
-    header = ["rows, features, tasks x logits", "dtype", *(f"{form} ms" for form in forms)]
+    header = ["rows, features, tasks x logits", "dtype", "backend", *(f"{form} ms" for form in forms)]
     header += [*(f"{form}: time over materialised" for form in forms[1:]), *(f"{form}, peak MB" for form in forms)]
     rows = [
         [
             f"{p['rows']:,}, {p['features']:,}, {p['tasks']:,} x {p['classes']}",
             p["dtype"].removeprefix("torch."),
+            p["backend"],
             *(ms(p["seconds"][form]) for form in forms),
             *(times(p["over_materialised"][form]) for form in forms[1:]),
             *(mb(p["peak_mb"][form]) for form in forms),
@@ -138,11 +139,14 @@ def training_table() -> str:
     document = load("gpu_training.json")
     if document is None:
         return MISSING
+    columns = ("without", "with maps", "without, graph", "with maps, graph")
     header = ["backend", "without maps, ms", "with maps, ms", "maps add"]
-    rows = [
-        [p["backend"], ms(p["seconds"]["without"]), ms(p["seconds"]["with maps"]), f"{p['maps_add']:+.1%}"]
-        for p in document["points"]
-    ]
+    header += ["without, in a graph", "with maps, in a graph", "maps add"]
+    rows = []
+    for p in document["points"]:
+        eager, eager_maps, graph, graph_maps = (ms(p["seconds"].get(column)) for column in columns)
+        added = ["" if p.get(key) is None else f"{p[key]:+.1%}" for key in ("maps_add", "maps_add_in_graph")]
+        rows.append([p["backend"], eager, eager_maps, added[0], graph, graph_maps, added[1]])
     return rows_to_markdown(header, rows) + machine(document)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,31 +17,35 @@ Results = tuple[Tensor, ...]
 ROWS, FEATURES, TASKS, CLASSES = 4_096, 1_024, 10_000, 10
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    run = Run("linear", __doc__ or "", arguments)
+def measure(run: Run, dtype: torch.dtype, backend: str) -> dict[str, Any]:
     rows, width, tasks, classes = (8, 6, 5, 3) if run.dry else (ROWS, FEATURES, TASKS, CLASSES)
     layout = TaskLayout([f"t{t}" for t in range(tasks)], [classes] * tasks)
-    backend = run.backends()[0]
+    features = torch.randn(rows, width, device=run.device, dtype=dtype).requires_grad_()
+    weight = (torch.randn(layout.num_logits, width, device=run.device) / width**0.5).to(dtype).requires_grad_()
+    bias = torch.zeros(layout.num_logits, device=run.device, dtype=dtype).requires_grad_()
+    targets = torch.randint(classes, (rows, tasks), device=run.device)
+    forms = forms_of((features, weight, bias), targets, layout, backend)
+    check_answers(forms, 1e-3 if dtype == torch.float32 else 5e-2)
+    seconds = run.paired(forms)
+    point = {
+        "backend": backend,
+        "rows": rows,
+        "features": width,
+        "tasks": tasks,
+        "classes": classes,
+        "dtype": str(dtype),
+    }
+    over = {name: 1 / ratio(seconds[name], seconds["materialised"]) for name in forms}
+    peaks = {name: run.peak_mb(call) for name, call in forms.items()}
+    return {**point, "seconds": medians(seconds), "peak_mb": peaks, "over_materialised": over}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    run = Run("linear", __doc__ or "", arguments)
     for dtype in (torch.float32,) if run.dry else (torch.bfloat16, torch.float32):
-        features = torch.randn(rows, width, device=run.device, dtype=dtype).requires_grad_()
-        weight = (torch.randn(layout.num_logits, width, device=run.device) / width**0.5).to(dtype).requires_grad_()
-        bias = torch.zeros(layout.num_logits, device=run.device, dtype=dtype).requires_grad_()
-        targets = torch.randint(classes, (rows, tasks), device=run.device)
-        forms = forms_of((features, weight, bias), targets, layout, backend)
-        check_answers(forms, 1e-3 if dtype == torch.float32 else 5e-2)
-        seconds = run.paired(forms)
-        point = {
-            "backend": backend,
-            "rows": rows,
-            "features": width,
-            "tasks": tasks,
-            "classes": classes,
-            "dtype": str(dtype),
-        }
-        over = {name: 1 / ratio(seconds[name], seconds["materialised"]) for name in forms}
-        peaks = {name: run.peak_mb(call) for name, call in forms.items()}
-        run.add({**point, "seconds": medians(seconds), "peak_mb": peaks, "over_materialised": over})
-    return 0
+        for backend in run.kernels():
+            run.attempt(f"{dtype}, {backend}", lambda dtype=dtype, backend=backend: measure(run, dtype, backend))
+    return run.status()
 
 
 def forms_of(

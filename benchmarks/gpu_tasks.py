@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from _gpu import Run, medians
@@ -15,28 +16,29 @@ LOGITS = 2**26  # in all; 256 MiB in float32
 CLASSES = 10
 
 
+def measure(run: Run, backend: str) -> dict[str, Any]:
+    total = 4_000 if run.dry else LOGITS
+    steps = {}
+    for tasks in (4, 40) if run.dry else (10, 100, 1_000, 10_000):
+        layout = TaskLayout([f"t{t}" for t in range(tasks)], [CLASSES] * tasks)
+        rows = total // layout.num_logits
+        data_map = DataMap(rows, layout, device=run.device)
+        ids = torch.randperm(rows, device=run.device)
+        targets = torch.randint(CLASSES, (rows, tasks), device=run.device, dtype=torch.int32)
+        logits = torch.randn(rows, layout.num_logits, device=run.device)
+        loss = MultiTaskLoss(layout, data_map, backend=backend)
+        steps[f"{tasks}"] = Step(loss, logits, targets, [ids])
+    found = medians(run.paired(dict(steps)))
+    slowest = max(found.values()) / min(found.values())
+    point = {"backend": backend, "logits": total, "classes": CLASSES}
+    return {**point, "seconds": found, "slowest_over_fastest": slowest}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     run = Run("tasks", __doc__ or "", arguments)
-    total = 4_000 if run.dry else LOGITS
-    for backend in run.backends():
-        if backend == "reference" and not run.dry:
-            continue
-        steps = {}
-        for tasks in (4, 40) if run.dry else (10, 100, 1_000, 10_000):
-            layout = TaskLayout([f"t{t}" for t in range(tasks)], [CLASSES] * tasks)
-            rows = total // layout.num_logits
-            data_map = DataMap(rows, layout, device=run.device)
-            ids = torch.randperm(rows, device=run.device)
-            targets = torch.randint(CLASSES, (rows, tasks), device=run.device, dtype=torch.int32)
-            logits = torch.randn(rows, layout.num_logits, device=run.device)
-            loss = MultiTaskLoss(layout, data_map, backend=backend)
-            steps[f"{tasks}"] = Step(loss, logits, targets, [ids])
-        found = medians(run.paired(dict(steps)))
-        slowest = max(found.values()) / min(found.values())
-        run.add(
-            {"backend": backend, "logits": total, "classes": CLASSES, "seconds": found, "slowest_over_fastest": slowest}
-        )
-    return 0
+    for backend in run.kernels():
+        run.attempt(backend, lambda backend=backend: measure(run, backend))
+    return run.status()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """What data maps cost in a training step of a network of ResNet-18's size on 32 x 32 images with 100 tasks.
 
-The same step (forward, loss, backward, SGD), with maps and without, in turn: ``results/gpu_training.json``.
+The same step (forward, loss, backward, SGD), with maps and without, in turn, launched one by one and as a CUDA graph:
+``results/gpu_training.json``. Launched one by one such a step may wait for the host, which hides or exaggerates what
+maps cost the device.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from _gpu import Run, medians, ratio
@@ -68,19 +71,27 @@ def step_of(run: Run, recording: bool, backend: str, rows: int, width: int, task
     return step
 
 
+def measure(run: Run, backend: str) -> dict[str, Any]:
+    rows, width, tasks = (2, 4, 3) if run.dry else (256, 64, 100)
+    steps: dict[str, Callable[[], object]] = {
+        "without": step_of(run, False, backend, rows, width, tasks),
+        "with maps": step_of(run, True, backend, rows, width, tasks),
+    }
+    if backend != "reference":  # which reads the device
+        steps |= {f"{name}, graph": run.graphed(step) for name, step in steps.items()}
+    seconds = run.paired(steps, rounds=3 * run.rounds)
+    point: dict[str, Any] = {"backend": backend, "rows": rows, "tasks": tasks, "width": width}
+    point |= {"seconds": medians(seconds), "maps_add": ratio(seconds["without"], seconds["with maps"]) - 1}
+    if "without, graph" in seconds:
+        point["maps_add_in_graph"] = ratio(seconds["without, graph"], seconds["with maps, graph"]) - 1
+    return point
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     run = Run("training", __doc__ or "", arguments)
-    rows, width, tasks = (2, 4, 3) if run.dry else (256, 64, 100)
     for backend in run.backends():
-        steps = {
-            "without": step_of(run, False, backend, rows, width, tasks),
-            "with maps": step_of(run, True, backend, rows, width, tasks),
-        }
-        seconds = run.paired(steps)
-        adds = ratio(seconds["without"], seconds["with maps"]) - 1
-        point = {"backend": backend, "rows": rows, "tasks": tasks, "width": width}
-        run.add({**point, "seconds": medians(seconds), "maps_add": adds})
-    return 0
+        run.attempt(backend, lambda backend=backend: measure(run, backend))
+    return run.status()
 
 
 if __name__ == "__main__":
