@@ -39,6 +39,7 @@ class Run:
         self.warm: bool = options.warm is not None
         self._part, self._parts = (int(n) for n in (options.warm or "0/1").split("/"))
         self.rounds: int = 2 if self.dry else options.rounds
+        self._awake = False
         self.device = torch.device("cpu") if self.dry else torch.device("cuda", 0)
         self.path: Path = options.out / f"gpu_{name}.json"
         self.document: dict[str, Any] = {"what": what, "date": today(), "device": self._about(), "points": []}
@@ -106,6 +107,7 @@ class Run:
             for call in calls.values():
                 call()
             return {name: [1.0] for name in calls}
+        self._wake()
         rounds = self.rounds if rounds is None or self.dry else rounds
         repeats, left = {}, {}
         share = most_seconds / max(len(calls), 1)
@@ -122,6 +124,16 @@ class Run:
                     left[name] -= 1
                     seconds[name].append(self._seconds(call, repeats[name]))
         return seconds
+
+    def _wake(self) -> None:
+        """Keep the device busy for a while: it idles at a fraction of its clocks."""
+        if self.device.type != "cuda":
+            return
+        numbers, end = torch.ones(2**24, device=self.device), time.perf_counter() + (0.02 if self._awake else 0.5)
+        self._awake = True
+        while time.perf_counter() < end:
+            numbers.mul_(1.0)
+            torch.cuda.synchronize()
 
     def _seconds(self, call: Callable[[], object], repeats: int) -> float:
         if self.device.type != "cuda":

@@ -69,19 +69,18 @@ def steps_of(run: Run, layout: TaskLayout, logits: torch.Tensor, targets: torch.
     """Return every form's step; when warming up those that something is compiled for."""
     samples = len(ids) * len(logits)
     steps = {}
-    for backend in run.backends():
+    for backend in run.kernels() if run.warm else run.backends():
         data_map = DataMap(samples, layout, device=run.device)
         steps[f"pymtg {backend}"] = Step(MultiTaskLoss(layout, backend=backend), logits, targets, None)
         steps[f"pymtg {backend} + map"] = Step(MultiTaskLoss(layout, data_map, backend=backend), logits, targets, ids)
     with run.device:
         for form in forms_for(layout):
-            steps[f"eager {form}"] = Step(summed(Vectorised(layout, samples, form)), logits, targets, ids)
+            if not run.warm:
+                steps[f"eager {form}"] = Step(summed(Vectorised(layout, samples, form)), logits, targets, ids)
             compiled = run.compiled(summed(Vectorised(layout, samples, form)))
             steps[f"compile {form}"] = Step(compiled, logits, targets, ids)
-        if layout.num_tasks <= MOST_LOOPED and samples * layout.num_tasks < 2**29:
+        if layout.num_tasks <= MOST_LOOPED and samples * layout.num_tasks < 2**29 and not run.warm:
             steps["loop"] = Step(summed(ReleasedLoop(layout, samples)), logits, targets, ids)
-    if run.warm:
-        steps = {n: s for n, s in steps.items() if n.startswith(("pymtg", "compile")) and "reference" not in n}
     return steps
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pymtg import _reference
 from pymtg._faults import fault_buffer
+from pymtg._lasting import lasting
 from pymtg._reference import MapState
 from pymtg.errors import BackendError
 from pymtg.tasks import TaskLayout
@@ -74,7 +75,7 @@ class _Plan:
             starts, tile_rows, whole, floats = self.kernels.tiling(self.offsets, rows)
             tiles = self._by_cut.get(key := (tile_rows, *starts))
             if tiles is None:
-                on_device = torch.tensor(starts, dtype=torch.int32, device=self.device)
+                on_device = lasting(lambda: torch.tensor(starts, dtype=torch.int32, device=self.device), self.device)
                 plan = self.kernels.Tiles(on_device.data_ptr(), len(starts) - 1, tile_rows, whole, floats)
                 tiles = self._by_cut[key] = _Tiles(plan, on_device)
             self._by_rows[rows] = tiles
@@ -224,8 +225,7 @@ class CudaBackend:
         key = (layout.handle, device)
         plan = self._plans.get(key)
         if plan is None:
-            with torch.inference_mode(False):
-                plan = self._plans[key] = _Plan(self.kernels, layout, device)
+            plan = self._plans[key] = lasting(lambda: _Plan(self.kernels, layout, device), device)
             weakref.finalize(layout, self._plans.pop, key, None)
         return plan
 

@@ -26,6 +26,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from pymtg._lasting import lasting
 from pymtg._reference import id_out_of_range, missing_label, target_out_of_range
 from pymtg.errors import InvalidArgumentError, PymtgError
 from pymtg.tasks import TaskLayout
@@ -53,8 +54,7 @@ def fault_buffer(device: torch.device) -> Tensor:
     """Return the buffer of a device, made at the first call: not while a CUDA graph is captured."""
     buffer = _buffers.get(device)
     if buffer is None:
-        with torch.inference_mode(False):
-            buffer = _buffers[device] = torch.zeros(SIZE, dtype=torch.int64, device=device)
+        buffer = _buffers[device] = lasting(lambda: torch.zeros(SIZE, dtype=torch.int64).to(device), device)
     return buffer
 
 

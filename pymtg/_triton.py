@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pymtg import _reference
 from pymtg._faults import fault_buffer
+from pymtg._lasting import lasting
 from pymtg._reference import MapState
 from pymtg.kernels.triton import cross_entropy as kernels
 from pymtg.kernels.triton.tiles import Plan, make_plan
@@ -119,8 +120,7 @@ def _plan(layout: TaskLayout, device: torch.device) -> Plan:
         if layout.class_weights is not None:
             pairs = zip(layout.num_classes, layout.class_weights, strict=True)
             class_weights = [(1.0,) * classes if weights is None else weights for classes, weights in pairs]
-        with torch.inference_mode(False):
-            plan = make_plan(layout.num_classes, pos_weight, class_weights, device)
+        plan = lasting(lambda: make_plan(layout.num_classes, pos_weight, class_weights, device), device)
         _plans[layout.handle, device] = plan
         weakref.finalize(layout, _plans.pop, (layout.handle, device), None)
     return plan

@@ -256,6 +256,8 @@ class DataMap:
             serving.record(self._state, p, hit, there, ids, refused)
         else:
             signed = torch.where(hit, -p.abs(), p.abs())
+            if ids is sample_ids:
+                ids = ids.clone()  # the courier reads it later than the caller may write to it
             self._courier.send(torch.where(there, signed, torch.nan), refused, ids)
         if serving.defers and _faults.debugging():
             _faults.check(self.device)

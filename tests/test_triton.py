@@ -143,20 +143,37 @@ def test_compiles(
         assert int(registers) <= 168, "fewer than three programs of 128 threads fit a multiprocessor"
 
 
-def every_launch(classes: list[int], *, weighted: bool, missing: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_compiles_for_one_row(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes and strides of one are constants to the compiler, and it has to lay out [1, T]: where Triton 3.6 failed."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    launches = Launches(monkeypatch)
+    every_launch([2] * 37, weighted=True, missing=True, rows=1, dtype=dtype, target_dtype=torch.uint8)
+    for launch in launches.kept:
+        assert compiled(launch, 90).asm["cubin"]
+
+
+def every_launch(
+    classes: list[int],
+    *,
+    weighted: bool,
+    missing: bool,
+    rows: int = 256,
+    dtype: torch.dtype = torch.bfloat16,
+    target_dtype: torch.dtype | None = None,
+) -> None:
     """Launch loss, map and gradient of a batch, and the map's update alone."""
     from pymtg import DataMap
     from pymtg._triton import cross_entropy, gradient, record
 
-    rows = 256
     layout = TaskLayout(
         [f"task{t}" for t in range(len(classes))],
         classes,
         [2.0 if c == 1 else None for c in classes] if weighted else None,
         [[2.0] * c if c > 1 else None for c in classes] if weighted else None,
     )
-    logits = torch.zeros(rows, layout.num_logits, dtype=torch.bfloat16)
-    targets = torch.zeros(rows, len(classes), dtype=torch.long if weighted else torch.uint8)
+    logits = torch.zeros(rows, layout.num_logits, dtype=dtype)
+    targets = torch.zeros(rows, len(classes), dtype=target_dtype or (torch.long if weighted else torch.uint8))
     ids = torch.arange(rows)
     data_map = DataMap(1000, layout, missing=missing)
     _, left = cross_entropy(logits, targets, layout, state=data_map.state, sample_ids=ids)

@@ -208,6 +208,26 @@ def test_compiled_step_with_amp(mode: str, backend: str) -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_compiled_as_a_graph_with_a_new_layout(backend: str) -> None:
+    """What is kept of a layout must not lie in the memory of the graph in whose step it is first met."""
+    torch.compiler.reset()
+    layout = TaskLayout(["a", "b", "c"], [1, 3, 40])
+    compiled = torch.compile(MultiTaskLoss(layout, backend=backend), fullgraph=True, mode="reduce-overhead")
+    for _ in range(4):
+        logits, targets = (tensor.cuda() for tensor in batch(64, 1, layout)[:2])
+        ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        torch.compiler.cudagraph_mark_step_begin()
+        total = compiled(ours, targets)
+        total.backward()
+        expected = MultiTaskLoss(layout, backend="reference")(theirs, targets)
+        expected.backward()
+        torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+    torch.compiler.reset()
+
+
 def test_streams(backend: str) -> None:
     """Maps of their own on streams of their own, at the same time."""
     inputs = [tuple(tensor.cuda() for tensor in batch(500, 50)) for _ in range(4)]
@@ -292,8 +312,11 @@ def test_map_in_host_memory(backend: str) -> None:
     for number in range(10):
         logits, targets, ids = (tensor.cuda() for tensor in batch(64, 20))
         for data_map in (away, here):
-            given = ids.cpu() if number % 2 and data_map is away else ids
+            given = ids.cpu() if number % 2 and data_map is away else ids.clone()
             multitask_cross_entropy(logits, targets, LAYOUT, data_map=data_map, sample_ids=given, backend=backend)
+            again = ids.clone()
+            data_map.update(torch.full((64, 60), 0.5, device="cuda"), again, backend="reference")
+            given.zero_(), again.zero_()  # they are the caller's again
     assert away.mean.device.type == "cpu"
     assert_same_map(away, here)
 
