@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that needs a GPU, in under 9 minutes on one: build, test, measure. The folder of the first argument, or $OUT, gets
-# gpu_*.json as the figures come in, log.txt and background.txt; the JSON files also go to benchmarks/results, from where
+# gpu_*.json as the figures come in, and log.txt; the JSON files also go to benchmarks/results, from where
 # `python benchmarks/make_tables.py` makes the tables. A step that fails or takes too long leaves what it has, and the others
 # run; the exit status says whether all was well.
 #
@@ -20,7 +20,6 @@ rm -rf "$work"
 mkdir -p "$work"
 log=$out/log.txt
 : >"$log"
-: >"$out/background.txt"
 begin=$(date +%s)
 planned=0
 failed=""
@@ -71,7 +70,7 @@ finish() {
   for name in $jobs; do
     status=$(cat "$work/$name.status")
     say "   $name, beside: exit status $status"
-    echo "== $name" | cat - "$work/$name.log" >>"$out/background.txt"
+    cat "$work/$name.log" >>"$log"
     [ "$status" -eq 0 ] || case $name in warm*) ;; *) failed="$failed $name" ;; esac
   done
   jobs=""
@@ -100,7 +99,7 @@ fi
 # The tests and benchmarks must see the package that was built, not the source folder they stand in.
 export PYTHONSAFEPATH=1 PYTHONPATH="$work/site:$PWD/benchmarks:$PWD/tests"
 wait
-limited 45 smoke "$python" benchmarks/gpu_smoke.py
+limited 40 smoke "$python" benchmarks/gpu_smoke.py
 if [ "$status" -eq 2 ] && [ -z "$dry" ]; then
   say "nothing to run on"
   exit 1
@@ -115,7 +114,7 @@ if [ -z "$dry" ]; then
     beside "warm-loss-${part%/3}" "$python" benchmarks/gpu_loss.py --warm $part
     beside "warm-backends-${part%/3}" "$python" benchmarks/gpu_backends.py --warm $part
   done
-  for name in tasks linear training; do
+  for name in tasks linear training registers; do
     beside "warm-$name" "$python" "benchmarks/gpu_$name.py" --warm 0/1
   done
 fi
@@ -129,11 +128,12 @@ chosen=addresses # takes most of the device's memory
 tests limited 40 addresses
 unset OMP_NUM_THREADS
 
-measure 100 loss
+measure 95 loss
 measure 45 backends
 measure 20 tasks
 measure 25 linear
 measure 25 training
+measure 10 registers
 "$python" benchmarks/suggest_dispatch.py "$out" 2>&1 | tee -a "$log"
 if [ -z "$dry" ] && [ "$out" != "$PWD/benchmarks/results" ]; then
   mkdir -p benchmarks/results

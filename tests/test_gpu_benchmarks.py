@@ -18,6 +18,7 @@ import suggest_dispatch
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("loss", "tasks", "backends", "linear", "training")
+EXTRA = ("registers",)  # without a table
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,8 +41,14 @@ def test_dry_run_and_its_table(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         assert "dry run" in lines[-1]
 
 
+@pytest.mark.parametrize("name", EXTRA)
+def test_dry_run(name: str, tmp_path: Path) -> None:
+    assert importlib.import_module(f"gpu_{name}").main(["--dry-run", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / f"gpu_{name}.json").read_text())["points"]
+
+
 def test_warming_up_writes_nothing(tmp_path: Path) -> None:
-    for name in NAMES:
+    for name in NAMES + EXTRA:
         module = importlib.import_module(f"gpu_{name}")
         assert module.main(["--dry-run", "--warm", "0/2", "--out", str(tmp_path)]) == 0
     assert list(tmp_path.iterdir()) == []
@@ -82,10 +89,10 @@ def test_the_script_runs_what_there_is() -> None:
         assert os.access(script, os.X_OK)
         subprocess.run(["sh", "-n", str(script)], check=True)
     text = (ROOT / "benchmarks" / "run_gpu.sh").read_text()
-    for name in NAMES:
+    for name in NAMES + EXTRA:
         assert re.search(rf"^measure \d+ {name}$", text, re.MULTILINE), name
     limits = [int(n) for n in re.findall(r"\b(?:measure|limited) (\d+) ", text)]
-    assert len(limits) == len(NAMES) + 4
+    assert len(limits) == len(NAMES + EXTRA) + 4
     assert sum(limits) < 540
 
 

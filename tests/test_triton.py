@@ -101,7 +101,8 @@ def compiled(launch: tuple[Any, tuple[Any, ...], dict[str, Any]], capability: in
         if name not in general and (isinstance(value, torch.Tensor) or value % 16 == 0):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": options["num_warps"]})
+    chosen = {name: options.get(name) for name in ("num_warps", "maxnreg")}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=chosen)
 
 
 def report_of(kernel: Any, capability: int, folder: Path) -> str:
@@ -135,12 +136,12 @@ def test_compiles(
         kernel = compiled(launch, capability)
         assert kernel.asm["cubin"]
         report = report_of(kernel, capability, tmp_path)
-        # For one program more at a time ptxas may spill a few bytes; never an array.
+        # For one program more at a time ptxas may spill a few bytes (with Triton 3.6: 48); never an array.
         (frame, spilled) = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", report)[0]
-        assert int(frame) <= 16, report
-        assert int(spilled) <= 16, report
+        assert int(frame) <= 64, report
+        assert int(spilled) <= 64, report
         (registers,) = re.findall(r"Used (\d+) registers", report)
-        assert int(registers) <= 168, "fewer than three programs of 128 threads fit a multiprocessor"
+        assert int(registers) <= 128, "fewer than four programs of 128 threads fit a multiprocessor"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

@@ -25,6 +25,12 @@ MOST_LINKED = 8192
 _LINK_ROWS = 16
 _LANES = 1024
 _MOST_BLOCKS = 2048
+LOSS_REGISTERS: int | None = 128
+"""Of a thread of `loss_kernel`, at most: four programs then fit a multiprocessor, whose loads keep the memory busy.
+
+Left to itself the compiler takes 145 (Triton 3.7) to 203 (3.6), room for three or two. What it spills is 4 to 48 bytes.
+Not measured yet: ``benchmarks/gpu_registers.py`` does.
+"""
 _ACCUMULATORS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -77,7 +83,7 @@ def cross_entropy(
             0 if recording is None else recording.words.shape[0], faults, layout, programs,
             SHAPES=plan.shapes, MAX_ROWS=block_rows, MIXED=plan.mixed, WEIGHTED=plan.weights is not None,
             RECORD=recording is not None, COMPLETE=recording is not None and recording.counts.dim() == 1,
-            ACC=_ACCUMULATORS[wide], num_warps=4,
+            ACC=_ACCUMULATORS[wide], num_warps=4, maxnreg=LOSS_REGISTERS,
         )  # fmt: skip
         _finish((sums, counts, losses, labels), (gold, flags, links), recording)
     return losses, labels
