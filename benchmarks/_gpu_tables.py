@@ -86,8 +86,13 @@ def tasks_table() -> str:
     counts = list(document["points"][0]["seconds"]) if document["points"] else []
     header = ["backend", *(f"{int(count):,} tasks, ms" for count in counts), "slowest over fastest"]
     rows = [
-        [p["backend"], *(ms(p["seconds"][count]) for count in counts), times(p["slowest_over_fastest"])]
+        [
+            p["backend"] + name,
+            *(ms(p[f"seconds{key}"][count]) for count in counts),
+            times(p[f"slowest_over_fastest{key}"]),
+        ]
         for p in document["points"]
+        for name, key in (("", "_without_map"), (" + map", ""))
     ]
     return rows_to_markdown(header, rows) + machine(document)
 

@@ -88,6 +88,12 @@ PYMTG_DEVICE void count_labels(const Prepare& a, int block, int* shared) {
 
 PYMTG_DEVICE uint64_t scrambled(int64_t id) { return static_cast<uint64_t>(id) * 0x9e3779b97f4a7c15ull; }
 
+// The table that an id falls to: its upper 16 bits, scaled. Every block asks for every row: no division.
+PYMTG_DEVICE int table_of(const Prepare& a, int64_t id) {
+  const unsigned upper = static_cast<unsigned>(scrambled(id) >> 48);
+  return static_cast<int>(upper * static_cast<unsigned>(a.scratch.tables) >> 16);
+}
+
 // An open-addressing table in shared memory: a slot holds the row that was put in last of those that share
 // its id, which links to the one before. Rows come in any order, so the lists do too.
 PYMTG_DEVICE void insert(const Prepare& a, int* slots, int row, int64_t id) {
@@ -138,14 +144,13 @@ PYMTG_DEVICE void link_rows(const Prepare& a, int table, int* slots) {
   __syncthreads();
   for (int row = thread; row < rows; row += kThreads) {
     const int64_t id = sample_id(a.batch, row);
-    if (static_cast<int>((scrambled(id) >> 48) % static_cast<unsigned>(a.scratch.tables)) == table)
-      insert(a, slots, row, id);
+    if (table_of(a, id) == table) insert(a, slots, row, id);
   }
   __syncthreads();
   bool bad = false;
   for (int row = thread; row < rows; row += kThreads) {
     const int64_t id = sample_id(a.batch, row);
-    if (static_cast<int>((scrambled(id) >> 48) % static_cast<unsigned>(a.scratch.tables)) != table) continue;
+    if (table_of(a, id) != table) continue;
     link(a, slots, row, id);
     const bool known = id >= 0 && id < a.map.num_samples;
     if (!known) note_fault(a.scratch, Fault::sample_id, row, 0, id, a.layout.handle, a.map.num_samples);
