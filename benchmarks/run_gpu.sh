@@ -86,7 +86,7 @@ has() {
 
 # Without the project's pytest options: they ask for plugins that need not be here.
 tests() {
-  "$@" "$python" -m pytest -c /dev/null --rootdir . --import-mode importlib -p no:cacheprovider -q -rfEs \
+  "$@" "$python" -m pytest -c /dev/null --rootdir . --import-mode importlib -p no:cacheprovider -q -rfEs --tb=short \
     --continue-on-collection-errors --maxfail 40 $patience $parallel -k "$chosen" tests/gpu
 }
 
@@ -139,6 +139,8 @@ if [ -z "$dry" ] && [ "$out" != "$PWD/benchmarks/results" ]; then
   mkdir -p benchmarks/results
   cp "$out"/gpu_*.json benchmarks/results/
   timeout 20 "$python" benchmarks/make_tables.py >>"$log" 2>&1 || failed="$failed tables"
+  "$python" -c 'import _gpu_tables; [print(name, build(), sep="\n") for name, build in _gpu_tables.TABLES.items()]'
 fi
+grep -E "^(FAILED|ERROR) " "$log" | cut -c -160 | head -n 40
 say "$(elapsed) s in all${failed:+; failed or cut short:$failed}"
 [ -z "$failed" ]
