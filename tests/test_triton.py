@@ -21,6 +21,7 @@ from pymtg._backend import triton_suffices
 pytestmark = [
     pytest.mark.skipif(not triton_suffices(), reason="no Triton here, or too old a one"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets in this process"),
+    pytest.mark.filterwarnings("ignore:AnnAssign:DeprecationWarning"),  # Triton's own compiler, from Python 3.13 on
 ]
 LONG = bool(os.environ.get("PYMTG_TEST_LONG"))
 HERE = Path(__file__).parent
