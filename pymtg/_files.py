@@ -15,15 +15,18 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; at the end sync it and rename it to `path`.
 
-    If anything fails (a full disk, an interruption) the temporary file is removed and `path` is as it was.
+    If anything fails (a full disk, an interruption) the temporary file is removed and `path` is as it was. Of a
+    symbolic link the file that it leads to is replaced; what is no file (a device, a pipe) cannot be: an OSError.
     """
-    path = Path(path)
+    given, path = os.fspath(path), Path(os.path.realpath(path))
     if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), given)
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
+        raise OSError(errno.EINVAL, "Not a regular file, which is what can be replaced", given)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:  # of the temporary file, whose name says nothing to the caller
-        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
+        raise type(error)(error.errno, error.strerror, given) from None
     os.close(handle)
     try:
         yield Path(name)

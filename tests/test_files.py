@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from pymtg._files import staged
+from pymtg._files import replacing, staged
+from pymtg.trainers._epoch_log import EpochLog
+from pymtg.trainers.results import EpochRecord
 
 
 def write(directory, *names, error=None):
@@ -63,3 +67,31 @@ def test_a_directory_in_the_place_of_a_file_is_found_before_any_is_replaced(tmp_
         write(tmp_path, "a", "b")
     assert caught.value.filename == str(tmp_path / "b")
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_link_stays_and_the_file_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "real").write_text("old")
+    (tmp_path / "link").symlink_to("elsewhere/real")
+    with replacing(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "real").read_text() == "new"
+    assert os.listdir(tmp_path / "elsewhere") == ["real"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"Not a regular file.*pipe"), replacing(tmp_path / "pipe"):
+        pytest.fail("entered")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_log_goes_to_a_pipe_as_it_is():
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as reader:
+        with EpochLog(Path(f"/dev/fd/{writing}")) as log:
+            log.write("joint", EpochRecord(1, 0.5, (0.5,), None, None, 1.0), 2, 0.0)
+        os.close(writing)
+        assert json.loads(reader.read())["stage"] == "joint"

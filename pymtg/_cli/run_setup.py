@@ -36,6 +36,8 @@ def check_place(
     if leads:
         if log is not None and log.is_dir():
             raise _unwritable("--log", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(log)))
+        if log is not None and log.exists() and not log.is_file():
+            log = None  # a device or a pipe is written to as it is
         places = {"--out": out, "--log": log and log.parent, "--tensorboard": tensorboard, "--profile": profile}
         directories = {option: place for option, place in places.items() if place is not None}
         for attempt in (_check_kind, _check_writable):

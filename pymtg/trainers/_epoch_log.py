@@ -15,14 +15,18 @@ __all__ = ["EpochLog"]
 
 
 class EpochLog:
-    """Appends an object per epoch to a file; what is there of epochs after the first `keep` is taken out before."""
+    """Appends an object per epoch to a file; what is there of epochs after the first `keep` is taken out before.
+
+    A device or a pipe, such as ``/dev/stderr``, is written to as it is.
+    """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _whole_lines(path)[:keep] if keep and path.is_file() else []
-        with replacing(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+        if path.is_file() or not path.exists():
+            kept = _whole_lines(path)[:keep] if keep and path.is_file() else []
+            with replacing(path) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
         self._file: IO[str] = path.open("a", encoding="utf-8", buffering=1)  # a line goes out when it is whole
 
     def write(
