@@ -475,6 +475,7 @@ def test_ids_of_another_length_than_the_batch(ids):
         ([0.5, 1.0], InvalidTypeError),
         ([True, False], InvalidTypeError),
         ("01", InvalidTypeError),
+        (["a", "b"], InvalidTypeError),
         (None, InvalidTypeError),
         (3, InvalidTypeError),
         (torch.zeros(2, 1, dtype=torch.long), InvalidArgumentError),
@@ -898,3 +899,20 @@ def test_examples_in_docstrings(module):
 def test_regression_tasks_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="'x' is a regression; MultiTaskLoss records both kinds"):
         pymtg.record(None, TaskLayout.regression(["x"]), num_samples=3)
+
+
+def test_logits_that_wait_for_other_tasks_may_be_changed_in_place(generator):
+    losses = losses_of(MIXED)
+    logits = [torch.randn(4, c, generator=generator) for c in MIXED.num_classes]
+    targets = torch.stack([torch.randint(max(c, 2), (4,), generator=generator) for c in MIXED.num_classes], 1)
+    ids = torch.arange(4)
+    expected = DataMap(M, MIXED)
+    MultiTaskLoss(MIXED, expected)(torch.cat(logits, 1), targets, ids)
+    with pymtg.record(losses, MIXED, M) as recorder:
+        recorder.ids(ids)
+        for name, part, column in zip(MIXED.names, logits, targets.T, strict=True):
+            own = part.clone().requires_grad_()
+            labels = column.float()[:, None] if part.shape[1] == 1 else column
+            losses[name](own, labels)
+            own.data.zero_()
+    assert all(torch.equal(a, b) for a, b in zip(recorder.data_map.state, expected.state, strict=True))

@@ -205,8 +205,16 @@ def test_several_heads_with_labels_of_their_own(tmp_path, form):
     )
     assert_same_map(run.data_map, run.observed.map(layout, M))
     assert run.data_map.snapshot_epochs == ()
+    if form != "tuple":  # by name on both sides: the order of label_names is no matter
+        other_way = train(
+            tmp_path, DataMapTrainer, TwoHeads(form), dataset, [DataMapCallback(layout)], label_names=["spam", "topic"]
+        )
+        assert_same_map(other_way.data_map, run.observed.map(layout, M))
     with pytest.raises(InvalidArgumentError, match="layout must be given"):
         train(tmp_path, Reading, TwoHeads(form), dataset, label_names=["topic", "spam"])
+    wide = [{**sample, "spam": [0, 1]} for sample in dataset]
+    with pytest.raises(InvalidArgumentError, match=r"labels 'spam' must be \[B\], one of several tasks; got \[4, 2\]"):
+        train(tmp_path, DataMapTrainer, TwoHeads(form), wide, [DataMapCallback(layout)], label_names=["topic", "spam"])
 
 
 def test_missing_labels(tmp_path):
@@ -283,7 +291,10 @@ def test_a_trainer_without_the_mix_in_calls_record(tmp_path):
 
     dataset = Tokens()
     samples = [{**dataset[i], "ids": i} for i in range(M)]
-    train(tmp_path, Own, dataset=samples, callbacks=[callback], remove_unused_columns=False)
+    run = train(tmp_path, Own, dataset=samples, callbacks=[callback], remove_unused_columns=False)
+    assert callback.data_map.count.eq(2).all()
+    with torch.no_grad():  # as Trainer.evaluate calls compute_loss
+        run.compute_loss(run.model, run.data_collator([samples[0]]))
     assert callback.data_map.count.eq(2).all()
     assert callback.data_map.snapshot_epochs == (1, 2)
 

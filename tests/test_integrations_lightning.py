@@ -160,6 +160,30 @@ def test_every_training_batch_is_recorded_once(module, where, dicts, accumulated
 LAST = [None]
 
 
+class Chunks(Mixed):
+    """Two optimizer steps a batch, each on a part with ids of its own; then works on what it recorded."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        inputs, targets = batch
+        for rows in (slice(0, 2), slice(2, None)):
+            ids = self._pymtg_ids[rows]
+            logits, loss = self.scored(ids, inputs[rows], targets[rows])
+            self.record(logits, targets[rows], ids)
+            self.optimizers().zero_grad()
+            self.manual_backward(loss)
+            self.optimizers().step()
+            logits.detach().zero_()
+
+
+def test_parts_of_a_batch_are_recorded_each_as_they_were():
+    callback, module = DataMapCallback(LAYOUT), Chunks()
+    fit(module, callback)
+    assert callback.data_map.count.eq(2).all()
+    assert_same_map(callback.data_map, module.observed.map(LAYOUT, M))
+
+
 def test_training_is_what_it_is_without_the_callback():
     dataset, seed = with_ids(data()), new_seed()
     weights = []

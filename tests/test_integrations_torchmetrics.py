@@ -105,6 +105,16 @@ def test_in_a_collection_and_a_module(generator):
     assert not DataMapMetric(LAYOUT, M, persistent=False).state_dict()
 
 
+def test_a_dtype_for_other_metrics_leaves_the_map_as_it_is(generator):
+    collection = MetricCollection({"map": DataMapMetric(LAYOUT, M)})
+    data_map = DataMap(M, LAYOUT)
+    collection.set_dtype(torch.float16)
+    for logits, targets, ids in batches(generator, 3):
+        collection.update(logits, targets, sample_ids=ids)
+        MultiTaskLoss(LAYOUT, data_map)(logits, targets, ids)
+    assert_same(collection["map"], data_map)
+
+
 def test_its_map_is_a_copy_that_grouping_takes(generator):
     metric, data_map = filled(generator)
     copy = metric.data_map

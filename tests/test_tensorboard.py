@@ -152,6 +152,10 @@ def test_memberships_as_picture_and_text(tmp_path):
 def test_mistakes_are_said(generator, tmp_path, monkeypatch):
     with pytest.raises(InvalidTypeError, match=r"writer must be a torch\.utils\.tensorboard\.SummaryWriter; got str"):
         add_groups(str(tmp_path), some_groups())
+    with SummaryWriter(str(tmp_path)) as writer:
+        for add, argument in ((add_data_map, "data_map must be a DataMap"), (add_groups, "groups must be TaskGroups")):
+            with pytest.raises(InvalidTypeError, match=f"{argument}; got str"):
+                add(writer, "x")
     with SummaryWriter(str(tmp_path)) as writer, pytest.raises(InvalidArgumentError, match="groups must be of the"):
         add_data_map(writer, some_map(generator), some_groups(TaskLayout.binary(["x", "y", "z", "u", "v"])))
     with pytest.raises(InvalidTypeError, match="tensorboard must be a path or None; got 3"):

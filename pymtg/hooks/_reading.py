@@ -98,7 +98,9 @@ def as_ids(sample_ids: Any) -> Tensor:
         ids = sample_ids.detach()
     elif isinstance(sample_ids, (Sequence, np.ndarray)) and not isinstance(sample_ids, (str, bytes)):
         array = np.asarray(sample_ids)
-        ids = torch.from_numpy(array.astype(np.int64) if array.size == 0 or array.dtype.kind in "iu" else array)
+        if array.size and array.dtype.kind not in "iu":
+            raise InvalidTypeError(f"sample_ids must be integers; got {array.dtype} in {sample_ids!r:.80}")
+        ids = torch.from_numpy(array.astype(np.int64))
     else:
         raise InvalidTypeError(f"sample_ids must be a tensor or a sequence of integers; got {sample_ids!r:.80}")
     if ids.dtype not in (torch.int64, torch.int32):

@@ -332,8 +332,10 @@ class Recorder:
             )
         part = reader.read(logits, targets)
         check_sample_ids(batch.ids, part[0].shape[0], batch.ids.device)
-        batch.parts[reader.name] = part
-        if len(batch.parts) == self.layout.num_tasks:
+        last = len(batch.parts) + 1 == self.layout.num_tasks
+        # What waits for the other tasks is copied: the loop may work on its logits in place.
+        batch.parts[reader.name] = part if last else (part[0].clone(), part[1].clone())
+        if last:
             self._write(*joined(batch.parts, self.layout), batch.ids, batch.repeats)
         else:
             self._batch = batch

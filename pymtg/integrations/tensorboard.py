@@ -65,12 +65,16 @@ def add_data_map(
     Raises
     ------
     InvalidTypeError, InvalidArgumentError
-        If `writer` cannot write figures and histograms; if `groups` are of other tasks than the map.
+        If `writer` cannot write figures and histograms, or another argument is something else; if `groups` are of other
+        tasks than the map.
     """
+    from pymtg.datamap import DataMap
     from pymtg.report.content import GroupTable
     from pymtg.report.data_maps import data_map_figure
 
     _check_writer(writer)
+    if not isinstance(data_map, DataMap):
+        raise InvalidTypeError(f"data_map must be a DataMap; got {type(data_map).__name__}")
     names = list(data_map.layout.names)
     if groups is not None and list(groups.names) != names:
         raise InvalidArgumentError("groups must be of the tasks of data_map; their names differ")
@@ -89,17 +93,24 @@ def add_groups(writer: Any, groups: TaskGroups, *, step: int | None = None, tag:
 
     `writer`, `step`, `tag` and what is raised are as in :func:`add_data_map`; the text's tag is ``tag/groups``.
     """
+    from pymtg.groups import TaskGroups
     from pymtg.report.content import GroupTable
     from pymtg.report.heatmap import memberships_figure
 
     _check_writer(writer)
+    if not isinstance(groups, TaskGroups):
+        raise InvalidTypeError(f"groups must be TaskGroups; got {type(groups).__name__}")
     table = GroupTable.of(groups)
     writer.add_figure(tag, memberships_figure(table), step)
     rows = ["| group | tasks |", "| --- | --- |"]
     for k in range(table.num_groups):
-        members = ", ".join(f"{table.names[t]} ({table.strength(t):.2f})" for t in table.members(k))
+        members = ", ".join(f"{_cell(table.names[t])} ({table.strength(t):.2f})" for t in table.members(k))
         rows.append(f"| {k} | {members} |")
     writer.add_text(f"{tag}/groups", "\n".join(rows), step)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _check_writer(writer: Any) -> None:

@@ -143,6 +143,10 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
         now = self.data_map
         return {"mean": now.mean, "std": now.std, "correctness": now.correctness}
 
+    def set_dtype(self, dst_type: str | torch.dtype) -> DataMapMetric:
+        """Return the metric as it is: a map is packed words and counts, of no floating-point dtype."""
+        return self
+
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Add the observations of another metric, or of its state: exact.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pymtg import _map_io
@@ -113,6 +114,8 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def record(self, logits: Tensor, targets: Tensor, sample_ids: Tensor, rows: int | None = None) -> None:
         """Record a training batch: for a ``compute_loss`` of your own, without the mix-in.
 
+        A call without gradients does nothing: evaluation goes through ``compute_loss`` too.
+
         Raises what :func:`pymtg.functional.multitask_cross_entropy` raises.
 
         Parameters
@@ -126,7 +129,8 @@ class DataMapCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         rows
             How many rows count, the first ones; all by default.
         """
-        self._recording.record(logits, targets, sample_ids, rows)
+        if torch.is_grad_enabled():
+            self._recording.record(logits, targets, sample_ids, rows)
 
     # What the trainer calls
 

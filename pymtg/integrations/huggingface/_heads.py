@@ -73,17 +73,36 @@ def logits_of(outputs: Any, names: Sequence[str]) -> Tensor:
         found = torch.cat([one.detach()[:, None] if one.dim() == 1 else one.detach() for one in found], dim=1)
     if not isinstance(found, Tensor):
         shown = f"the keys {list(outputs)}" if isinstance(outputs, Mapping) else type(outputs).__name__
+        if isinstance(found, Mapping) and found is not outputs:
+            shown += f" with logits by the names {list(found)}"
         raise InvalidTypeError(
-            f"the model must return logits: a tensor, or one a task, by name or in order; got {shown}"
+            f"the model must return logits: a tensor, or one a task, by name or in order, of the tasks {list(names)} "
+            f"that DataMapCallback(layout=...) names; got {shown}"
         )
     return found.detach()
 
 
-def targets_of(inputs: Mapping[str, Any], label_names: Sequence[str]) -> Tensor | None:
-    """Return the targets ``[B]`` or ``[B, T]`` in a batch, several label names side by side; None if one is absent."""
-    parts = [inputs.get(name) for name in label_names]
-    if not parts or any(not isinstance(part, Tensor) for part in parts):
+def targets_of(inputs: Mapping[str, Any], label_names: Sequence[str], names: Sequence[str] = ()) -> Tensor | None:
+    """Return the targets ``[B]`` or ``[B, T]`` in a batch, several label names side by side; None if one is absent.
+
+    Where they are called as the tasks, in whatever order, they come in the order of the tasks' `names`; else in their
+    own.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If one of several is not one label a sample.
+    """
+    order = names if sorted(label_names) == sorted(names) else label_names
+    parts = {name: inputs.get(name) for name in order}
+    if not parts or any(not isinstance(part, Tensor) for part in parts.values()):
         return None
     if len(parts) == 1:
-        return parts[0]
-    return torch.stack([part.reshape(part.shape[0]) for part in parts if part is not None], dim=1)
+        return next(iter(parts.values()))
+    columns = []
+    for name, part in parts.items():
+        assert part is not None
+        if part.numel() != part.shape[0]:
+            raise InvalidArgumentError(f"labels {name!r} must be [B], one of several tasks; got {list(part.shape)}")
+        columns.append(part.reshape(-1))
+    return torch.stack(columns, dim=1)

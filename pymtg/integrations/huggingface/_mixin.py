@@ -132,7 +132,8 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
                 "to call that of DataMapTrainerMixin"
             )
         self._listen(model)
-        step = self._step = _Step(ids, targets_of(inputs, self.label_names), rows if last is inputs else None)
+        targets = targets_of(inputs, self.label_names, self._task_names())
+        step = self._step = _Step(ids, targets, rows if last is inputs else None)
         try:
             loss = super().training_step(model, inputs, *args, **kwargs)
         finally:
@@ -168,10 +169,14 @@ class DataMapTrainerMixin(_Base):  # type: ignore[misc, unused-ignore]
         recording = callback._recording
         if recording.data_map is None and recording.layout is None:
             recording.layout = layout_of_model(getattr(self.model, "config", None), step.targets)
-        known = recording.layout if recording.data_map is None else recording.data_map.layout
-        names = () if known is None else known.names
-        callback.record(logits_of(outputs, names), step.targets, step.ids, step.rows)
+        recording.record(logits_of(outputs, self._task_names()), step.targets, step.ids, step.rows)
         step.recorded = True
+
+    def _task_names(self) -> tuple[str, ...]:
+        """Return the names of the tasks; none before the layout is known."""
+        recording = self.data_map_callback._recording
+        known = recording.layout if recording.data_map is None else recording.data_map.layout
+        return () if known is None else known.names
 
     # Parts of the Trainer that the ids have to pass
 

@@ -168,16 +168,14 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Forget what the batch before recorded."""
         if isinstance(pl_module, DataMapMixin):
-            pl_module._pymtg_batch = None
+            pl_module._pymtg_parts = ()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
-        found = self._found(trainer, pl_module, outputs, batch)
-        if found is None:
-            return
-        self._recording.begin_epoch(trainer.current_epoch + 1)
-        rows = self._padding.real_rows(len(found[2]))
-        self._recording.record(*found, rows)
+        for part in self._parts(trainer, pl_module, outputs, batch):
+            self._recording.begin_epoch(trainer.current_epoch + 1)
+            rows = self._padding.real_rows(len(part[2]))
+            self._recording.record(*part, rows)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Merge the ranks and take the snapshot."""
@@ -199,14 +197,14 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     # From a step to logits, targets and ids
 
-    def _found(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any) -> tuple[Any, Any, Any] | None:
-        if isinstance(pl_module, DataMapMixin) and pl_module._pymtg_batch is not None:
-            return pl_module._pymtg_batch  # and left there for other callbacks
+    def _parts(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any) -> tuple[tuple[Any, Any, Any], ...]:
+        if isinstance(pl_module, DataMapMixin) and pl_module._pymtg_parts:
+            return pl_module._pymtg_parts  # and left there for other callbacks
         if outputs is None or (isinstance(outputs, Mapping) and not outputs):
-            return None  # training_step returned None: Lightning skips the batch
+            return ()  # training_step returned None: Lightning skips the batch
         logits, targets = (self._one(what, outputs, batch) for what in ("logits", "targets"))
         ids = self._ids(trainer, outputs, batch)
-        return logits, targets, ids
+        return ((logits, targets, ids),)
 
     def _one(self, what: str, outputs: Any, batch: Any) -> Any:
         where = self._where[what]

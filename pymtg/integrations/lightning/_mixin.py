@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pymtg.hooks import RecordingError
@@ -20,14 +21,15 @@ class DataMapMixin:
     The training set is wrapped in :func:`pymtg.data.with_ids`. The mix-in takes the ids out of every training batch,
     once it is on its device, so that ``training_step`` gets the batch as it always was, and ``training_step`` says
     ``self.record(logits, targets)``. What it recorded goes into the map when the batch is done and no earlier: a step
-    that raises leaves no trace, one that is run several times by its optimizer counts once. Without a
-    :class:`DataMapCallback` in the trainer, and in validation, :meth:`record` leads to nothing.
+    that raises leaves no trace, one that is run several times by its optimizer counts once. A step may record several
+    parts of its batch, each with `sample_ids` of its own. In validation :meth:`record` does nothing; without a
+    :class:`DataMapCallback` in the trainer nobody reads what it kept.
 
     The mix-in is the module's ``on_after_batch_transfer``; Lightning refuses a data module with such a hook beside it.
     """
 
     _pymtg_ids: Any = None
-    _pymtg_batch: tuple[Any, Any, Any] | None = None
+    _pymtg_parts: tuple[tuple[Tensor, Tensor, Any], ...] = ()
 
     def record(self, logits: Tensor, targets: Tensor, sample_ids: Any = None) -> None:
         """Say what this training step saw.
@@ -35,11 +37,12 @@ class DataMapMixin:
         Parameters
         ----------
         logits
-            ``[B, num_logits]``; detached here.
+            ``[B, num_logits]``; copied, so that what the step does to them later is its own.
         targets
             ``[B, T]`` class numbers (``[B]`` for one task); 0/1 labels may be floating-point.
         sample_ids
-            ``[B]`` positions in the data map; by default those that :func:`pymtg.data.with_ids` put into the batch.
+            ``[B]`` positions in the data map; by default those that :func:`pymtg.data.with_ids` put into the batch. A
+            second call with the same ids in a step takes the place of the first.
 
         Raises
         ------
@@ -52,9 +55,11 @@ class DataMapMixin:
         if ids is None:
             raise RecordingError(
                 "there are no sample ids for this batch: wrap the training set in pymtg.data.with_ids(dataset), or "
-                "call record(logits, targets, sample_ids)"
+                "call record(logits, targets, sample_ids). Where it is wrapped, DataMapMixin must stand before "
+                "LightningModule among the bases, and an on_after_batch_transfer of your own must call super()"
             )
-        self._pymtg_batch = (logits.detach(), targets.detach(), ids)
+        part = (logits.detach().clone(), targets.detach().clone(), ids)
+        self._pymtg_parts = (*(kept for kept in self._pymtg_parts if not _same_ids(kept[2], ids)), part)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Take the ids out of a training batch: Lightning's hook."""
@@ -67,6 +72,14 @@ class DataMapMixin:
         elif isinstance(batch, Mapping):
             self._pymtg_ids = batch.get("sample_id")
         return batch
+
+
+def _same_ids(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one.to(other.device), other)
+    return list(one) == list(other)
 
 
 def _in_training(module: Any) -> bool:
