@@ -37,6 +37,7 @@ def test_as_on_the_device(
         case = random_case(layout, 9, generator, missing="some" if missing else "none")
         with torch.no_grad():
             case.logits[step % 9, 0] = torch.inf if step % 5 == 0 else 0.0
+            case.targets[step % 9, 0] = 0  # there, and of infinite loss
         ids = torch.randint(6, (9,), generator=generator).to(ids_dtype)
         for data_map in (there, here):
             losses = multitask_cross_entropy(
