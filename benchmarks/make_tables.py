@@ -315,17 +315,19 @@ def dmtg_gains_table() -> str:
 
 
 def planted_table() -> str:
-    """How often planted groups are found, by the width of a branch."""
+    """How often planted groups are found, by the width of a branch; and without what is ours."""
     document = load("planted.json")
     if document is None:
         return MISSING
+    variants = document["variants"]
     rows = []
-    for width, runs in document["widths"].items():
-        indices = [run["rand_index"] for run in runs]
+    for width, runs in variants["defaults"].items():
+        index = statistics.mean(run["rand_index"] for run in runs)
         used = statistics.mean(run["branches_used"] for run in runs)
-        exact = f"{sum(index == 1 for index in indices)} of {len(indices)}"
-        rows.append([width, exact, f"{statistics.mean(indices):.2f}", f"{used:.1f}"])
-    return rows_to_markdown(["units of a branch", "found exactly", "mean adjusted Rand index", "branches used"], rows)
+        exact = [sum(run["rand_index"] == 1 for run in variants[name][width]) for name in variants]
+        rows.append([width, f"{exact[0]} of {len(runs)}", f"{index:.2f}", f"{used:.1f}", *map(str, exact[1:])])
+    header = ["units of a branch", "found exactly", "mean adjusted Rand index", "branches used", *list(variants)[1:]]
+    return rows_to_markdown(header, rows)
 
 
 def options_table() -> str:

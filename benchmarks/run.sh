@@ -33,7 +33,7 @@ if [ -n "${MULAN:-}" ]; then
   compare wq --data "mulan:$MULAN/wq" --targets 14 --groups 3 --max-epochs 60
   compare scene --data "mulan:$MULAN/scene" --groups 2 --metric roc_auc --max-epochs 40
   compare yeast --data "mulan:$MULAN/yeast" --groups 3 --metric roc_auc --max-epochs 40
-  compare bibtex --data "mulan:$MULAN/bibtex" --groups 5 --metric average_precision --batch-size 128 --max-epochs 30
+  compare bibtex --data "mulan:$MULAN/bibtex" --groups 5 --metric average_precision --hidden 64,64 --batch-size 128 --max-epochs 20
 fi
 $bin/python benchmarks/_anonymous.py "$results"/compare-*/comparison.json
 $bin/python benchmarks/make_tables.py

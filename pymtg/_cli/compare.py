@@ -62,7 +62,7 @@ def compare(
     temperature: opt.Temperature = "2.5",
     schedule: opt.Schedule = None,
     assignment_lr: opt.AssignmentLearningRate = 1e-2,
-    assignment_warmup: opt.AssignmentWarmup = 0.1,
+    assignment_warmup: opt.AssignmentWarmup = 0.02,
     lr: opt.LearningRate = 1e-3,
     lr_milestones: opt.Milestones = None,
     lr_gamma: opt.MilestoneFactor = None,

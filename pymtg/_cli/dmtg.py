@@ -45,7 +45,7 @@ def dmtg(
     temperature: opt.Temperature = "2.5",
     schedule: opt.Schedule = None,
     assignment_lr: opt.AssignmentLearningRate = 1e-2,
-    assignment_warmup: opt.AssignmentWarmup = 0.1,
+    assignment_warmup: opt.AssignmentWarmup = 0.02,
     assignment_init: Annotated[
         str,
         typer.Option("--assignment-init", metavar="ones|diagonal|normal", help="Start of the assignment's logits."),

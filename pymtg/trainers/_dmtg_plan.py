@@ -36,7 +36,7 @@ class DMTGPlan:
     eps: float = 0.0
     assignment: str | TaskAssignment = "learned"
     assignment_lr: float = 1e-2
-    assignment_warmup: float = 0.1
+    assignment_warmup: float = 0.02
     temperature: Temperature = field(default_factory=lambda: Temperature(2.5))
     entropy_weight: float = 0.0
     balance_weight: float = 0.1

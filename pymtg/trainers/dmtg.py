@@ -73,8 +73,9 @@ class DMTGTrainer:
     assignment_lr
         Learning rate of the Adam that trains theta.
     assignment_warmup
-        Share of the grouped training's steps, from 0 up to 1, in which theta rests: a choice made before the branches
-        have learnt anything tends to stay (ours).
+        Share of the grouped training's steps, from 0 up to 1, in which theta rests while the branches begin to learn
+        (ours). In the first step heads that start at zero leave theta's gradient nothing but rounding errors, of which
+        Adam would make a whole step; a long rest finds planted groups less often (docs/performance.md).
     temperature
         A number, or a :class:`pymtg.nets.Temperature` that moves over the steps of the grouped training.
     entropy_weight
@@ -163,7 +164,7 @@ class DMTGTrainer:
         init: str = "ones",
         eps: float = 0.0,
         assignment_lr: float = 1e-2,
-        assignment_warmup: float = 0.1,
+        assignment_warmup: float = 0.02,
         temperature: float | Temperature = 2.5,
         entropy_weight: float = 0.0,
         balance_weight: float = 0.1,
