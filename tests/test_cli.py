@@ -458,6 +458,7 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "seed": ([*TRAIN, "--seed", "-1"], "--seed"),
     "test size": ([*TRAIN, "--test-size", "1.5"], "--test-size.*1.5"),
     "val size": ([*TRAIN, "--val-size", "nan"], "--val-size.*nan"),
+    "val and test sizes": ([*TRAIN, "--val-size", "0.99"], "--val-size must be less than 1 - test_size .*got 0.99"),
     "unknown data": ([*TRAIN, "--data", "mnist"], "'mnist'"),
     "mulan without files": ([*TRAIN, "--data", "mulan:{tmp}/none"], "none"),
     "mulan with bad files": ([*TRAIN, "--data", "mulan:{tmp}/bad"], "bad"),

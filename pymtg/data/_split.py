@@ -34,7 +34,7 @@ def split_rows(
     test_size = 0.0 if test_size is None else check_share(test_size, "test_size", positive=True)
     val_size = check_share(val_size, "val_size")
     if test_size + val_size >= 1:
-        raise InvalidArgumentError(f"test_size and val_size must add up to less than 1; got {test_size} + {val_size}")
+        raise InvalidArgumentError(f"val_size must be less than 1 - test_size ({1 - test_size:.3g}); got {val_size}")
     rows = np.arange(count, dtype=np.int64)
     rows, test = _take(rows, round(test_size * count), "test_size", test_size, seed, strata)
     train, val = _take(rows, round(val_size * count), "val_size", val_size, seed, strata)
