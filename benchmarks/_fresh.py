@@ -56,7 +56,7 @@ def save(name: str, what: str, points: list[dict[str, Any]], **more: Any) -> Non
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": {"cpu": model, "cores": os.cpu_count(), "instruction_set": _core.isa(), "torch": torch.__version__},
         "threads": 1,
-        "shared": "other work ran on the cores: seconds are high; processor seconds count this work alone",
+        "shared": f"load average {os.getloadavg()[0]:.1f}; processor seconds count this work alone",
         "points": points,
         **more,
     }

@@ -101,7 +101,7 @@ def _integrations() -> list[list[str]]:
     names = [point["loop"].partition(":")[0] for point in points]
     adds = ", ".join(f"{name} +{ms(point['adds'])} ms" for name, point in zip(names, points, strict=True))
     without = ", ".join(f"{ms(point['without'])} ms" for point in points)
-    what = f"recording 15 tasks in a step of another loop ({document['machine']['cpu']}, busy)"
+    what = f"recording 15 tasks in a step of another loop ({document['machine']['cpu']})"
     return [[what, adds, f"the steps without: {without}"]]
 
 
