@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,9 @@ class Board:
         from torch.utils.tensorboard import SummaryWriter
 
         if stage not in self._writers:
-            folder = str(self.directory / stage.replace(" ", "-"))
-            self._writers[stage] = SummaryWriter(folder, purge_step=first)
+            folder = self.directory / stage.replace(" ", "-")
+            _wait_for_a_later_name(folder)
+            self._writers[stage] = SummaryWriter(str(folder), purge_step=first)
         return self._writers[stage]
 
     def _close(self, stage: str) -> None:
@@ -79,3 +81,14 @@ class Board:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Let the second pass in which another event file was begun.
+
+    TensorBoard reads a folder's files by name, which has the second and then a count that does not sort ("10" before
+    "9"): a file of the same second might be read before the one that it goes on from.
+    """
+    now = time.time()
+    if any(folder.glob(f"events.out.tfevents.{int(now):010d}.*")):
+        time.sleep(1 - now % 1)
