@@ -494,6 +494,7 @@ def test_the_last_positions_and_every_finished_stage_are_kept(seed, tmp_path):
 def test_left_overs_of_a_killed_process_go_and_other_files_stay(seed, tmp_path):
     data = stopped(tmp_path, seed)
     (tmp_path / ".at-000-000002-00000000.safetensors.x1y2z3").write_bytes(b"half")
+    (tmp_path / ".tmpAb1Yz9").write_bytes(b"half")  # of safetensors
     (tmp_path / "notes.txt").write_text("mine")
     fit(stg(seed, checkpoint_dir=tmp_path), data)
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []

@@ -28,7 +28,8 @@ __all__ = ["VERSION", "CheckpointFolder", "DamagedFileError", "Position"]
 FORMAT = "pymtg.checkpoint"
 VERSION = "2"
 _NAME = re.compile(r"(?:stage-(\d{3,})|at-(\d{3,})-(\d{6,})-(\d{8,}))\.safetensors")
-_LEFT_OVER = re.compile(r"\.(?:stage|at)-[\d-]+\.safetensors\..+")
+# Ours, and from 0.8 on those that safetensors itself writes to first.
+_LEFT_OVER = re.compile(r"\.(?:stage|at)-[\d-]+\.safetensors\..+|\.tmp[A-Za-z0-9]{6}")
 
 Position: TypeAlias = tuple[int, int, int]
 """Finished stages, finished epochs of the next one, and the batches after these."""
