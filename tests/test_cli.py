@@ -27,7 +27,8 @@ STG = ["stg", "--data", "digits", "--epochs", "1", "--hidden", "8", "--quiet"]
 
 def python_m(*words, **options):
     # torch 2.6 leaves a temporary directory of its own to the interpreter's end
-    strict = ["-W", "error", "-W", "ignore:Implicitly cleaning up:ResourceWarning"]
+    theirs = ["-W", "ignore:Implicitly cleaning up:ResourceWarning"] if torch.__version__.startswith("2.6.") else []
+    strict = ["-W", "error", *theirs]
     command = [sys.executable, *strict, "-m", "pymtg", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
