@@ -1,5 +1,6 @@
 archs: str
 most_byte_classes: int
+most_hashed: int
 
 class LayoutPlan:
     def __init__(
@@ -40,6 +41,7 @@ def cross_entropy(
     gradient: int,
     sample_ids: int,
     wide_ids: bool,
+    order: int,
     words: int,
     counts: int,
     missing: bool,
@@ -58,6 +60,7 @@ def record(
     rows: int,
     sample_ids: int,
     wide_ids: bool,
+    order: int,
     words: int,
     counts: int,
     missing: bool,

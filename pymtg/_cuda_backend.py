@@ -123,6 +123,7 @@ class CudaBackend:
         y = targets if targets.dtype in _TARGET_TYPES else targets.int()
         factors = None if weights is None else weights.to(torch.float32).contiguous()
         ids = _ids(sample_ids) if state is not None else None
+        order = self._order(ids)
         plan = self._plan(layout, device)
         tiles = plan.tiles(rows)
         size = self.kernels.scratch_bytes(plan.plan, tiles, rows, state is not None)
@@ -143,7 +144,7 @@ class CudaBackend:
                 0 if factors is None else factors.data_ptr(),
                 losses.data_ptr(),
                 gradient.data_ptr() if need_gradient else 0,
-                *_id_arguments(ids),
+                *_id_arguments(ids, order),
                 *_addresses(state),
                 scratch.data_ptr(),
                 fault_buffer(device).data_ptr(),
@@ -169,6 +170,7 @@ class CudaBackend:
         signed = torch.where(valid, torch.where(right, -gold, gold), torch.nan).contiguous()
         flags = torch.zeros(rows, dtype=torch.int32, device=device) if refused is None else refused.int()
         ids = _ids(sample_ids)
+        order = self._order(ids)
         memory = torch.empty((_TABLES_OF_ROWS, rows), dtype=torch.int32, device=device)
         # Of a layout, recording needs the number of tasks alone.
         plan = self.kernels.LayoutPlan(tasks, 0, 0, 0, 0, 0, False, 0)
@@ -179,7 +181,7 @@ class CudaBackend:
                 signed.data_ptr(),
                 flags.data_ptr(),
                 rows,
-                *_id_arguments(ids),
+                *_id_arguments(ids, order),
                 *_addresses(state),
                 memory.data_ptr(),
                 fault_buffer(device).data_ptr(),
@@ -221,6 +223,12 @@ class CudaBackend:
             )
         )
 
+    def _order(self, ids: Tensor | None) -> Tensor | None:
+        """Return the rows sorted by id, int32 ``[B]``, where they are too many for the kernels to find equal ids."""
+        if ids is None or len(ids) <= self.kernels.most_hashed:
+            return None
+        return torch.sort(ids, stable=True).indices.int()
+
     def _plan(self, layout: TaskLayout, device: torch.device) -> _Plan:
         key = (layout.handle, device)
         plan = self._plans.get(key)
@@ -247,8 +255,10 @@ def _ids(sample_ids: Tensor | None) -> Tensor:
     return ids.contiguous()
 
 
-def _id_arguments(ids: Tensor | None) -> tuple[int, bool]:
-    return (0, False) if ids is None else (ids.data_ptr(), ids.dtype == torch.int64)
+def _id_arguments(ids: Tensor | None, order: Tensor | None) -> tuple[int, bool, int]:
+    if ids is None:
+        return 0, False, 0
+    return ids.data_ptr(), ids.dtype == torch.int64, 0 if order is None else order.data_ptr()
 
 
 def _addresses(state: MapState | None) -> tuple[int, int, bool, int, int]:

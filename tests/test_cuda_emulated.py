@@ -97,12 +97,24 @@ def test_weighted_total(generator: torch.Generator, poisoned: None) -> None:
     "classes", [[1] * 20, [2] * 30, [3, 1, 40, 2], [300, 2, 1], [3] * 300], ids=lambda c: str(c[:4])
 )
 @pytest.mark.parametrize("missing", [False, True])
-def test_map_against_the_oracle(classes: list[int], missing: bool, generator: torch.Generator, poisoned: None) -> None:
-    """Duplicate ids, in both widths; several steps, so that old words are read."""
+@pytest.mark.parametrize("most_hashed", [1 << 17, 0], ids=["hashed", "sorted"])
+def test_map_against_the_oracle(
+    classes: list[int],
+    missing: bool,
+    most_hashed: int,
+    emulated: CudaBackend,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    poisoned: None,
+) -> None:
+    """Duplicate ids, in both widths, some of whose rows are refused; several steps, so that old words are read."""
+    monkeypatch.setattr(emulated.kernels, "most_hashed", most_hashed)
     layout = random_layout(classes, generator, weighted=False)
     ours, theirs = DataMap(30, layout, missing=missing), DataMap(30, layout, missing=missing)
-    for rows, samples in ((40, 7), (40, 30), (1, 30), (70, 1)):
+    for rows, samples in ((40, 7), (40, 30), (1, 30), (70, 1), (300, 30)):
         case = random_case(layout, rows, generator, missing="some" if missing else "none")
+        if rows > 1:
+            case.logits.data[torch.randint(rows, (3,), generator=generator), layout.num_logits // 2] = torch.inf
         ids = torch.randint(samples, (rows,), generator=generator)
         ids = ids.int() if rows == 1 else ids
         for data_map, backend in ((ours, NAME), (theirs, "reference")):
@@ -111,6 +123,7 @@ def test_map_against_the_oracle(classes: list[int], missing: bool, generator: to
             )
     assert_equal_maps(ours, theirs)
     assert ours.count.sum() > 0
+    assert ours.num_rejected > 0
 
 
 def assert_equal_maps(ours: DataMap, theirs: DataMap) -> None:
@@ -142,12 +155,33 @@ def test_many_rows(generator: torch.Generator) -> None:
 
 def test_more_ids_than_a_table_has_slots(generator: torch.Generator) -> None:
     """Ids chosen so that one of six tables gets all of them: what does not fit is found by looking at every row."""
-    ids = [i for i in range(33_000) if (i * 0x9E3779B97F4A7C15 % 2**64 >> 48) * 6 >> 16 == 0]
-    assert len(ids) > 4_096 + 500
-    chosen = torch.tensor(ids)[torch.randperm(len(ids), generator=generator)][:5_000]
-    twice = chosen[torch.randint(5_000, (1_000,), generator=generator)]
-    ids_of_rows = torch.cat([chosen, twice])[torch.randperm(6_000, generator=generator)]
-    check_rows(ids_of_rows, 33_000, generator)
+    ids = [i for i in range(17_000) if (i * 0x9E3779B97F4A7C15 % 2**64 >> 48) * 6 >> 16 == 0]
+    assert len(ids) > 2_048 + 500
+    chosen = torch.tensor(ids)[torch.randperm(len(ids), generator=generator)][:2_500]
+    twice = chosen[torch.randint(2_500, (500,), generator=generator)]
+    ids_of_rows = torch.cat([chosen, twice])[torch.randperm(3_000, generator=generator)]
+    check_rows(ids_of_rows, 17_000, generator)
+
+
+def test_few_ids_unevenly_spread(generator: torch.Generator) -> None:
+    """Many rows of an id: the next one is looked for in the batch, not in the list."""
+    ids = torch.cat([torch.zeros(300, dtype=torch.long), torch.randint(1, 900, (1_500,), generator=generator)])
+    ids = torch.cat([ids, torch.zeros(200, dtype=torch.long), ids[:1]])
+    check_rows(ids, 900, generator)
+
+
+@pytest.mark.parametrize(("tasks", "classes"), [(1, 1), (15, 1), (100, 1), (100, 10), (60, 20)])
+def test_three_launches(tasks: int, classes: int, emulated: CudaBackend, generator: torch.Generator) -> None:
+    """For losses, gradient and map of a small batch; one more where a tile has no room for all tasks."""
+    layout = TaskLayout([f"task{t}" for t in range(tasks)], [classes] * tasks)
+    case = random_case(layout, 256, generator, missing="none")
+    data_map, ids = DataMap(300, layout), torch.randperm(256, generator=generator)
+    before = emulated.kernels.launches()
+    losses = multitask_cross_entropy(
+        case.logits, case.targets, layout, data_map=data_map, sample_ids=ids, backend=NAME
+    )
+    torch.autograd.grad(losses, case.logits, case.upstream)
+    assert emulated.kernels.launches() - before == 3
 
 
 def check_rows(ids: Tensor, samples: int, generator: torch.Generator) -> None:

@@ -68,10 +68,14 @@ struct Scratch {
   int* links;          // [rows] lists of the hash tables
   int* counts_before;  // [rows] observations of the row's sample before this step
   int* refused;        // [rows] why a row is not recorded, of Refusal
-  int tables;          // that link rows; 0 where nothing is recorded
-  int* bad_ids;        // [tables] whether an id is out of range, or null
-  float* gold;         // [rows, T] gold probabilities, sign set where right, NaN where missing
-  long long* faults;   // [8] of the device: code, row, task, value of the first that was met
+  int* heads;         // [rows] the first row of the same id, where the forward pass records all rows; or null
+  int* awaited;       // [rows] at a head, how many rows of its id have not been computed yet
+  int* arrived;       // [1] blocks that are through, where the forward pass adds up the losses too; or null
+  const int* order;   // [rows] sorted by id, those of one id as in the batch; or null: hash tables find them
+  int tables;         // blocks that link rows; 0 where nothing is recorded
+  int* bad_ids;       // [tables] whether an id is out of range, or null
+  float* gold;        // [rows, T] gold probabilities, sign set where right, NaN where missing
+  long long* faults;  // [8] of the device: code, row, task, value of the first that was met
 };
 
 // Bits: the reasons add up. Only rows refused for their losses alone are counted.

@@ -71,17 +71,16 @@ TilesOnDevice make_tiles(uintptr_t starts, int count, int rows, bool whole, int 
 
 int64_t scratch_bytes(const LayoutPlan& plan, const TilesOnDevice& tiles, int64_t rows, bool recording) {
   cuda::Scratch scratch{};
-  scratch.row_chunks = cuda::row_chunks_for(rows);
-  const int64_t groups = (rows + tiles.tiles.rows - 1) / tiles.tiles.rows;
-  return cuda::lay_out(scratch, 0, plan.layout, rows, groups, recording);
+  return cuda::lay_out(scratch, 0, plan.layout, tiles.tiles, rows, recording);
 }
 
 int cross_entropy(const LayoutPlan& plan, const TilesOnDevice& tiles, int device, uintptr_t stream,
                   uintptr_t logits, int logit_type, int64_t rows, int64_t row_stride, int64_t column_stride,
                   uintptr_t targets, int target_type, int64_t target_row_stride, int64_t target_column_stride,
                   int64_t ignore_index, uintptr_t weights, uintptr_t losses, uintptr_t gradient,
-                  uintptr_t sample_ids, bool wide_ids, uintptr_t words, uintptr_t counts, bool missing,
-                  uintptr_t rejected, int64_t num_samples, uintptr_t scratch_memory, uintptr_t faults) {
+                  uintptr_t sample_ids, bool wide_ids, uintptr_t order, uintptr_t words, uintptr_t counts,
+                  bool missing, uintptr_t rejected, int64_t num_samples, uintptr_t scratch_memory,
+                  uintptr_t faults) {
   const cuda::Batch batch{rows,
                           at<void>(logits),
                           static_cast<cuda::LogitType>(logit_type),
@@ -99,18 +98,18 @@ int cross_entropy(const LayoutPlan& plan, const TilesOnDevice& tiles, int device
                           wide_ids};
   const cuda::Map map = map_at(words, counts, missing, rejected, num_samples);
   cuda::Scratch scratch{};
-  scratch.row_chunks = cuda::row_chunks_for(rows);
+  scratch.order = at<int>(order);
   scratch.faults = at<long long>(faults);
-  const int64_t groups = (rows + tiles.tiles.rows - 1) / tiles.tiles.rows;
-  cuda::lay_out(scratch, scratch_memory, plan.layout, rows, groups, map.words != nullptr);
+  cuda::lay_out(scratch, scratch_memory, plan.layout, tiles.tiles, rows, map.words != nullptr);
   const OnDevice on(device);
   return cuda::cross_entropy(plan.layout, tiles.tiles, tiles.floats, batch, map, scratch, at<void>(stream));
 }
 
 // gold: [rows, T] as in Scratch; refused: [rows] of Refusal; memory: [4, rows] int32.
 int record(const LayoutPlan& plan, int device, uintptr_t stream, uintptr_t gold, uintptr_t refused,
-           int64_t rows, uintptr_t sample_ids, bool wide_ids, uintptr_t words, uintptr_t counts, bool missing,
-           uintptr_t rejected, int64_t num_samples, uintptr_t memory, uintptr_t faults) {
+           int64_t rows, uintptr_t sample_ids, bool wide_ids, uintptr_t order, uintptr_t words,
+           uintptr_t counts, bool missing, uintptr_t rejected, int64_t num_samples, uintptr_t memory,
+           uintptr_t faults) {
   cuda::Batch batch{};
   batch.rows = rows;
   batch.sample_ids = at<void>(sample_ids);
@@ -122,6 +121,7 @@ int record(const LayoutPlan& plan, int device, uintptr_t stream, uintptr_t gold,
   scratch.links = scratch.next_rows + rows;
   scratch.counts_before = scratch.links + rows;
   scratch.refused = at<int>(refused);
+  scratch.order = at<int>(order);
   scratch.gold = at<float>(gold);
   scratch.faults = at<long long>(faults);
   const OnDevice on(device);
@@ -146,6 +146,7 @@ PYBIND11_MODULE(PYMTG_CUDA_MODULE, m) {
   m.doc() = "CUDA kernels of pymtg; loads without a driver.";
   m.attr("archs") = PYMTG_CUDA_ARCHS;
   m.attr("most_byte_classes") = cuda::kMostByteClasses;
+  m.attr("most_hashed") = cuda::kMostHashed;
   py::class_<LayoutPlan>(m, "LayoutPlan", "A task layout on a device.").def(py::init(&make_plan));
   py::class_<TilesOnDevice>(m, "Tiles", "How a batch's logits are cut up.").def(py::init(&make_tiles));
   m.def("tiling", &tiling);
@@ -154,4 +155,7 @@ PYBIND11_MODULE(PYMTG_CUDA_MODULE, m) {
   m.def("record", &record);
   m.def("scale_gradient", &scale_gradient);
   m.def("error_name", &error_name);
+#ifdef PYMTG_EMULATED
+  m.def("launches", [] { return emulator::launches; });
+#endif
 }

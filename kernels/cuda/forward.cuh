@@ -1,7 +1,9 @@
 // The second launch of a step: one pass over the logits gives the sums of the losses, the final gradient, and
-// the gold probabilities, which go straight into the data map where a block sees whole rows.
+// the gold probabilities, which go straight into the data map where a block sees whole rows. Where the sums
+// are few, the last block adds them up.
 #pragma once
 
+#include "losses.cuh"
 #include "record.cuh"
 #include "stream.cuh"
 
@@ -14,6 +16,7 @@ struct Forward {
   Map map;
   Scratch scratch;
   Tiles tiles;
+  int loss_shift;  // log2 of the tasks that the last block adds up at once
 };
 
 PYMTG_DEVICE bool recording(const Forward& a) { return a.map.words != nullptr; }
@@ -85,23 +88,49 @@ PYMTG_DEVICE void sum_losses(const Forward& a, const Tile& tile, int64_t group) 
   __syncthreads();
 }
 
-// Rows that stand whole in the tile and share their id with no other go into the map, the rest into memory.
+// Whether the rows of an id have all been computed, this one by this warp, the others before. It then sees
+// them.
+PYMTG_DEVICE bool last_of_its_id(const Scratch& scratch, int64_t row) {
+  __threadfence();
+  __syncwarp();
+  int left = 0;
+  if (lane_number() == 0) left = atomicAdd(&scratch.awaited[scratch.heads[row]], -1);
+  left = __shfl_sync(kAllLanes, left, 0);
+  __threadfence();
+  return left == 1;
+}
+
+// A warp records a row that stands whole in the tile, or, if it is the last one of its id to be computed, all
+// of them.
+PYMTG_DEVICE void record_whole(const Forward& a, int64_t row, int refused, const float* gold) {
+  const int tasks = a.layout.num_tasks, lane = lane_number();
+  refused |= a.scratch.refused[row];  // an id out of range, from the first launch; nobody else writes it
+  if (lane == 0 && refused == not_finite) count_rejected(a.map);
+  if (a.scratch.kinds[row] == unique_row) {
+    if (refused == not_refused) record_unique(a.layout, a.map, a.scratch, row, sample_id(a.batch, row), gold);
+    return;
+  }
+  for (int task = lane; task < tasks; task += kWarp) a.scratch.gold[row * tasks + task] = gold[task];
+  if (lane == 0) a.scratch.refused[row] = refused;
+  if (!last_of_its_id(a.scratch, row)) return;
+  for (int first = 0; first < tasks; first += kTasksPerRecord)
+    record_chain(a.layout, a.batch, a.map, a.scratch, a.scratch.heads[row], first);
+}
+
+// Rows that stand whole in the tile go into the map; of the others gold goes into memory.
 PYMTG_DEVICE void hand_on_gold(const Forward& a, const Tile& tile, int64_t first_row) {
   const int lane = lane_number();
   for (int r = warp_number(); r < tile.present; r += kWarps) {
     const int64_t row = first_row + r;
     const float* gold = tile.gold + r * tile.task_pitch;
     const int refused = tile.refused[r];
-    if (lane == 0 && refused != not_refused) atomicOr(&a.scratch.refused[row], refused);
-    if (a.tiles.whole && a.scratch.kinds[row] == unique_row) {
-      // An id out of range was noted in the first launch; in a whole tile nobody else writes the flag.
-      const bool known = (a.scratch.refused[row] & has_fault) == 0;
-      if (refused == not_refused && known)
-        record_unique(a.layout, a.map, a.scratch, row, sample_id(a.batch, row), gold);
-    } else {
-      float* to = a.scratch.gold + row * a.layout.num_tasks + tile.first_task;
-      for (int task = lane; task < tile.tasks; task += kWarp) to[task] = gold[task];
+    if (a.scratch.heads != nullptr) {
+      record_whole(a, row, refused, gold);
+      continue;
     }
+    if (lane == 0 && refused != not_refused) atomicOr(&a.scratch.refused[row], refused);
+    float* to = a.scratch.gold + row * a.layout.num_tasks + tile.first_task;
+    for (int task = lane; task < tile.tasks; task += kWarp) to[task] = gold[task];
   }
 }
 
@@ -150,8 +179,7 @@ PYMTG_DEVICE void forward_streamed(const Forward& a, int task, int64_t group, un
   if (thread == 0) a.scratch.loss_sums[group * a.layout.num_tasks + task] = sum;
 }
 
-PYMTG_GLOBAL void PYMTG_BOUNDS(kThreads, 4) forward_kernel(Forward a) {
-  PYMTG_SHARED(shared);
+PYMTG_DEVICE void forward_block(const Forward& a, unsigned char* shared) {
   // Neighbouring blocks are neighbouring tiles: what one leaves of a sector of memory the next one finds in
   // the cache.
   const int number = static_cast<int>(blockIdx.x % static_cast<unsigned>(a.tiles.count));
@@ -168,6 +196,17 @@ PYMTG_GLOBAL void PYMTG_BOUNDS(kThreads, 4) forward_kernel(Forward a) {
       return forward_streamed<Half>(a, task, group, shared);
     case LogitType::bfloat16:
       return forward_streamed<Bfloat>(a, task, group, shared);
+  }
+}
+
+PYMTG_GLOBAL void PYMTG_BOUNDS(kThreads, 4) forward_kernel(Forward a) {
+  PYMTG_SHARED(shared);
+  forward_block(a, shared);
+  if (a.scratch.arrived == nullptr || !last_to_arrive(a.scratch.arrived)) return;
+  for (int first = 0; first < a.layout.num_tasks; first += 1 << a.loss_shift) {
+    __syncthreads();
+    add_up_losses(a.layout, a.batch, a.scratch, gridDim.x / static_cast<unsigned>(a.tiles.count), first,
+                  a.loss_shift, reinterpret_cast<double*>(shared));
   }
 }
 

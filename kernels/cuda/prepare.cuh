@@ -11,9 +11,9 @@ namespace cuda {
 
 constexpr int kTasksPerBlock = 32;
 constexpr int kReadAtOnce = 4;
-constexpr int kSlots = 4096;         // of a block's hash table
-constexpr int kRowsPerTable = 1024;  // that a table gets, on the average
-constexpr int kUnlisted = -2;        // a link of a row that found its table full
+constexpr int kSlots = 2048;        // of a block's hash table
+constexpr int kRowsPerTable = 512;  // that a table gets on the average, a block where rows are sorted
+constexpr int kUnlisted = -2;       // a link of a row that found its table full
 
 struct Prepare {
   Layout layout;
@@ -94,82 +94,142 @@ PYMTG_DEVICE int table_of(const Prepare& a, int64_t id) {
   return static_cast<int>(upper * static_cast<unsigned>(a.scratch.tables) >> 16);
 }
 
-// An open-addressing table in shared memory: a slot holds the row that was put in last of those that share
-// its id, which links to the one before. Rows come in any order, so the lists do too.
-PYMTG_DEVICE void insert(const Prepare& a, int* slots, int row, int64_t id) {
+// An open-addressing table in shared memory. A slot belongs to an id once a row of it is there. It then holds
+// the row that was put in last, which links to the one before: rows come in any order, so the lists do too.
+struct Table {
+  int rows[kSlots], first[kSlots], last[kSlots], count[kSlots];
+};
+
+PYMTG_DEVICE void insert(const Prepare& a, Table& table, int row, int64_t id) {
   int slot = static_cast<int>(scrambled(id) >> 32) & (kSlots - 1);
   for (int probe = 0; probe < kSlots; ++probe, slot = (slot + 1) & (kSlots - 1)) {
-    const int seen = atomicCAS(&slots[slot], -1, row);
+    const int seen = atomicCAS(&table.rows[slot], -1, row);
     if (seen >= 0 && sample_id(a.batch, seen) != id) continue;
-    // An id keeps its slot once it has it, so whatever row stands there now is one of the same id.
-    a.scratch.links[row] = seen < 0 ? -1 : atomicExch(&slots[slot], row);
+    a.scratch.links[row] = seen < 0 ? -1 : atomicExch(&table.rows[slot], row);
+    atomicMin(&table.first[slot], row);
+    atomicMax(&table.last[slot], row);
+    atomicAdd(&table.count[slot], 1);
     return;
   }
   a.scratch.links[row] = kUnlisted;
 }
 
-PYMTG_DEVICE int head_of_list(const Prepare& a, const int* slots, int64_t id) {
+PYMTG_DEVICE int slot_of(const Prepare& a, const Table& table, int64_t id) {
   int slot = static_cast<int>(scrambled(id) >> 32) & (kSlots - 1);
-  while (sample_id(a.batch, slots[slot]) != id) slot = (slot + 1) & (kSlots - 1);
-  return slots[slot];
+  while (sample_id(a.batch, table.rows[slot]) != id) slot = (slot + 1) & (kSlots - 1);
+  return slot;
 }
 
+// The rows of an id, and the next one after a row, or -1.
 struct Twins {
-  bool earlier;
-  int next;  // the first row after, or INT32_MAX
+  int first, next, count;
 };
 
-PYMTG_DEVICE Twins met(Twins twins, int row, int other) {
-  return {twins.earlier || other<row, other> row ? min(twins.next, other) : twins.next};
-}
-
-PYMTG_DEVICE void link(const Prepare& a, const int* slots, int row, int64_t id) {
-  Twins twins{false, INT32_MAX};
-  if (a.scratch.links[row] == kUnlisted) {  // as all rows of this id are
-    for (int other = 0; other < a.batch.rows; ++other)
-      if (sample_id(a.batch, other) == id) twins = met(twins, row, other);
-  } else {
-    for (int other = head_of_list(a, slots, id); other >= 0; other = a.scratch.links[other])
-      twins = met(twins, row, other);
+// What follows a row, either in the list or in the batch, whichever is shorter where the rows lie evenly.
+PYMTG_DEVICE int next_twin(const Prepare& a, const Table& table, int slot, int row, int64_t id) {
+  const int64_t count = table.count[slot];
+  if (row == table.last[slot]) return -1;
+  int next = row + 1;
+  if (count * count > a.batch.rows) {
+    while (sample_id(a.batch, next) != id) ++next;
+    return next;
   }
-  const bool last = twins.next == INT32_MAX;
-  a.scratch.next_rows[row] = last ? -1 : twins.next;
-  a.scratch.kinds[row] = twins.earlier ? later_row : last ? unique_row : first_row;
+  next = table.last[slot];
+  for (int other = table.rows[slot]; other >= 0; other = a.scratch.links[other])
+    if (other > row) next = min(next, other);
+  return next;
 }
 
-// Table number `table` takes the rows whose ids fall to it; every block looks at all ids.
-PYMTG_DEVICE void link_rows(const Prepare& a, int table, int* slots) {
+// Where the table was full, as it then was for all rows of the id: every row is looked at.
+PYMTG_DEVICE Twins found_twins(const Prepare& a, int row, int64_t id) {
+  Twins twins{row, -1, 0};
+  for (int other = static_cast<int>(a.batch.rows) - 1; other >= 0; --other) {
+    if (sample_id(a.batch, other) != id) continue;
+    ++twins.count;
+    if (other > row) twins.next = other;
+    twins.first = min(twins.first, other);
+  }
+  return twins;
+}
+
+PYMTG_DEVICE Twins twins_of(const Prepare& a, const Table& table, int row, int64_t id) {
+  if (a.scratch.links[row] == kUnlisted) return found_twins(a, row, id);
+  const int slot = slot_of(a, table, id);
+  return {table.first[slot], next_twin(a, table, slot, row, id), table.count[slot]};
+}
+
+// Writes what the other launches need to know of a row; returns whether its id is out of range.
+PYMTG_DEVICE bool settle(const Prepare& a, int row, int64_t id, Twins twins) {
+  a.scratch.next_rows[row] = twins.next;
+  a.scratch.kinds[row] = twins.first < row ? later_row : twins.next < 0 ? unique_row : first_row;
+  if (a.scratch.heads != nullptr) {
+    a.scratch.heads[row] = twins.first;
+    a.scratch.awaited[row] = twins.count;
+  }
+  const bool known = id >= 0 && id < a.map.num_samples;
+  if (!known) note_fault(a.scratch, Fault::sample_id, row, 0, id, a.layout.handle, a.map.num_samples);
+  // A refusal that the caller has found stays (see record); else there is none yet.
+  a.scratch.refused[row] =
+      (a.scratch.row_chunks > 0 ? not_refused : a.scratch.refused[row]) | (known ? 0 : has_fault);
+  a.scratch.counts_before[row] = known && a.map.sample_counts != nullptr ? a.map.sample_counts[id] : 0;
+  return !known;
+}
+
+// Notes whether one of a block's ids is out of range.
+PYMTG_DEVICE void note_bad_ids(const Prepare& a, int block, bool bad) {
+  bad = __syncthreads_or(bad);
+  if (threadIdx.x == 0 && a.scratch.bad_ids != nullptr) a.scratch.bad_ids[block] = bad;
+}
+
+// Rows come sorted by id: who stands at the first of an id goes through all of them.
+PYMTG_DEVICE void link_sorted(const Prepare& a, int block) {
+  const int* order = a.scratch.order;
+  const int rows = static_cast<int>(a.batch.rows), start = block * kRowsPerTable;
+  bool bad = false;
+  for (int at = start + static_cast<int>(threadIdx.x); at < min(start + kRowsPerTable, rows);
+       at += kThreads) {
+    const int64_t id = sample_id(a.batch, order[at]);
+    if (at > 0 && sample_id(a.batch, order[at - 1]) == id) continue;
+    int end = at + 1;
+    while (end < rows && sample_id(a.batch, order[end]) == id) ++end;
+    for (int i = at; i < end; ++i)
+      bad |= settle(a, order[i], id, {order[at], i + 1 < end ? order[i + 1] : -1, end - at});
+  }
+  note_bad_ids(a, block, bad);
+}
+
+// Table number `number` takes the rows whose ids fall to it; every block looks at all ids.
+PYMTG_DEVICE void link_rows(const Prepare& a, int number, Table& table) {
   const int rows = static_cast<int>(a.batch.rows), thread = static_cast<int>(threadIdx.x);
-  for (int slot = thread; slot < kSlots; slot += kThreads) slots[slot] = -1;
+  for (int slot = thread; slot < kSlots; slot += kThreads) {
+    table.rows[slot] = table.last[slot] = -1;
+    table.first[slot] = INT32_MAX;
+    table.count[slot] = 0;
+  }
   __syncthreads();
   for (int row = thread; row < rows; row += kThreads) {
     const int64_t id = sample_id(a.batch, row);
-    if (table_of(a, id) == table) insert(a, slots, row, id);
+    if (table_of(a, id) == number) insert(a, table, row, id);
   }
   __syncthreads();
   bool bad = false;
   for (int row = thread; row < rows; row += kThreads) {
     const int64_t id = sample_id(a.batch, row);
-    if (table_of(a, id) != table) continue;
-    link(a, slots, row, id);
-    const bool known = id >= 0 && id < a.map.num_samples;
-    if (!known) note_fault(a.scratch, Fault::sample_id, row, 0, id, a.layout.handle, a.map.num_samples);
-    // A refusal that the caller has found stays (see record); else there is none yet.
-    a.scratch.refused[row] =
-        (a.scratch.row_chunks > 0 ? not_refused : a.scratch.refused[row]) | (known ? 0 : has_fault);
-    a.scratch.counts_before[row] = known && a.map.sample_counts != nullptr ? a.map.sample_counts[id] : 0;
-    bad |= !known;
+    if (table_of(a, id) == number) bad |= settle(a, row, id, twins_of(a, table, row, id));
   }
-  bad = __syncthreads_or(bad);
-  if (thread == 0 && a.scratch.bad_ids != nullptr) a.scratch.bad_ids[table] = bad;
+  note_bad_ids(a, number, bad);
 }
 
 PYMTG_GLOBAL void PYMTG_BOUNDS(kThreads, 4) prepare_kernel(Prepare a) {
   PYMTG_SHARED(shared);
   int* words = reinterpret_cast<int*>(shared);
   const int block = static_cast<int>(blockIdx.x);
+  if (block == 0 && threadIdx.x == 0 && a.scratch.arrived != nullptr) *a.scratch.arrived = 0;
   if (block < a.scratch.tables) {
-    link_rows(a, block, words);
+    if (a.scratch.order != nullptr)
+      link_sorted(a, block);
+    else
+      link_rows(a, block, *reinterpret_cast<Table*>(shared));
     return;
   }
   switch (a.batch.target_type) {

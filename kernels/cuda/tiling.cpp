@@ -12,6 +12,10 @@ constexpr int64_t kEnoughBlocks = 264;
 constexpr int kMostRows = 32;
 // A row that fits a tile of so many is recorded where it is computed, without a detour through memory.
 constexpr int kFewestWholeRows = 4;
+// A batch of so few takes less time than a launch, which tiles of whole rows save.
+constexpr int64_t kFewLogits = 1 << 20;
+// (Row, task) pairs of a block: fewer leave most of its threads idle, and many sums.
+constexpr int kFewestCells = 128;
 // A block streams one row after the other.
 constexpr int kStreamedRows = 4;
 // Tiles that start at a multiple of so many tasks start at an aligned address, where the classes are equally
@@ -78,8 +82,11 @@ Tiling tiling_for(const std::vector<int64_t>& offsets, int64_t batch_rows) {
   for (int task = 0; task < num_tasks; ++task) streams |= streamed(offsets, task);
   int whole = streams ? 0 : most;
   while (whole > 0 && !fits(offsets, 0, num_tasks, whole, kTileFloats)) whole /= 2;
-  if (whole >= std::min(most, kFewestWholeRows) && (whole == most || !crowded(offsets, whole))) {
-    while (whole > 1 && (batch_rows + whole - 1) / whole < kEnoughBlocks / 2) whole /= 2;
+  const bool small = offsets.back() * batch_rows <= kFewLogits;
+  if (whole >= std::min(most, kFewestWholeRows) && (whole == most || small || !crowded(offsets, whole))) {
+    while (whole > 1 && whole / 2 * num_tasks >= kFewestCells &&
+           (batch_rows + whole - 1) / whole < kEnoughBlocks / 2)
+      whole /= 2;
     return cut(offsets, whole, kTileFloats);
   }
 

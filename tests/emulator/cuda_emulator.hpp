@@ -2,8 +2,8 @@
 //
 // Every thread of a block is a context of its own that runs until the next barrier or shuffle. Which one runs
 // next is drawn anew each time, so that a missing barrier shows in the results sooner or later. Shared memory
-// is NaN before a block begins. What it does not show: the order of memory accesses between blocks, which run
-// one after the other.
+// is NaN before a block begins. Blocks run one after the other, in an order drawn anew; what that does not show
+// is the order of memory accesses between blocks that run at the same time.
 #pragma once
 
 #include <setjmp.h>
@@ -16,6 +16,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <utility>
@@ -58,6 +59,11 @@ struct Thread {
   jmp_buf where;
   State state = State::done;
 };
+
+inline std::mt19937& random() {
+  static std::mt19937 generator{std::random_device{}()};
+  return generator;
+}
 
 // One block at work. Threads call sync_block and sync_warp; run() hands the processor round.
 class Block {
@@ -121,11 +127,6 @@ class Block {
   struct alignas(16) Vector {
     unsigned char bytes[16];
   };
-
-  static std::mt19937& random() {
-    static std::mt19937 generator{std::random_device{}()};
-    return generator;
-  }
 
   // Threads outlive a block: the next one finds them waiting for work.
   static std::vector<Thread>& pool(unsigned threads) {
@@ -204,12 +205,20 @@ struct ThreadIndex {
 
 inline Index block_index{0};
 
+inline Index grid_size{0};
+inline int launches = 0;
+
 inline void launch(std::function<void()> kernel, unsigned grid, unsigned threads, std::size_t shared_bytes,
                    void* stream) {
   if (stream != nullptr) throw std::logic_error("the emulator has the default stream only");
+  ++launches;
   if (grid == 0) throw std::logic_error("a launch of no blocks");
   Block block(std::move(kernel), threads, shared_bytes);
-  for (unsigned i = 0; i < grid; ++i) {
+  grid_size.x = grid;
+  std::vector<unsigned> order(grid);
+  std::iota(order.begin(), order.end(), 0u);
+  std::shuffle(order.begin(), order.end(), random());
+  for (unsigned i : order) {
     block_index.x = i;
     block.run();
   }
@@ -235,6 +244,7 @@ To bits_as(From value) {
 
 inline constexpr emulator::ThreadIndex threadIdx{};
 #define blockIdx emulator::block_index
+#define gridDim emulator::grid_size
 
 inline float __int_as_float(int32_t bits) { return emulator::bits_as<float>(bits); }
 inline int32_t __float_as_int(float value) { return emulator::bits_as<int32_t>(value); }
@@ -242,11 +252,18 @@ inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast
 inline void __syncthreads() { emulator::Block::current->sync_block(); }
 inline bool __syncthreads_or(bool value) { return emulator::Block::current->any(value); }
 inline void __syncwarp() { emulator::Block::current->sync_warp(); }
+inline void __threadfence() {}
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   const unsigned lane = threadIdx.x % emulator::kLanes ^ static_cast<unsigned>(mask);
   return emulator::bits_as<T>(emulator::Block::current->exchange(emulator::bits_as<uint32_t>(value), lane));
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulator::bits_as<T>(emulator::Block::current->exchange(emulator::bits_as<uint32_t>(value),
+                                                                 static_cast<unsigned>(lane)));
 }
 
 // Threads give way at barriers only: between two of them everything is atomic.
@@ -263,6 +280,14 @@ T atomicExch(T* at, T value) {
 template <class T>
 T atomicAdd(T* at, T value) {
   return std::exchange(*at, *at + value);
+}
+template <class T>
+T atomicMin(T* at, T value) {
+  return std::exchange(*at, std::min(*at, value));
+}
+template <class T>
+T atomicMax(T* at, T value) {
+  return std::exchange(*at, std::max(*at, value));
 }
 template <class T>
 T atomicOr(T* at, T value) {

@@ -77,12 +77,12 @@ def test_dtypes(dtype: torch.dtype, missing: str, backend: str, generator: torch
         check(case, backend, "cuda")
 
 
-@pytest.mark.parametrize("rows", [1, 200, 10_000], ids=["one", "few", "sorted ids"])
+@pytest.mark.parametrize("rows", [1, 200, 10_000, 140_000], ids=["one", "few", "many", "sorted ids"])
 @pytest.mark.parametrize("missing", [False, True])
 def test_maps(rows: int, missing: bool, backend: str) -> None:
     """Several batches with many duplicates and some rows that are refused, against the CPU."""
     there, here = DataMap(300, LAYOUT, missing=missing, device="cuda"), DataMap(300, LAYOUT, missing=missing)
-    for _ in range(4):
+    for _ in range(4 if rows < 100_000 else 1):
         logits, targets, ids = batch(rows, 300)
         logits[0, 5] = torch.inf if rows > 1 else 0.0
         if missing:
@@ -113,7 +113,7 @@ def step(loss: MultiTaskLoss, x: Tensor, targets: Tensor, ids: Tensor) -> Tensor
     return total.detach()
 
 
-@pytest.mark.parametrize("rows", [64, 10_000], ids=["linked ids", "sorted ids"])
+@pytest.mark.parametrize("rows", [64, 10_000, 140_000], ids=["linked ids", "sorted by Triton", "sorted by both"])
 def test_no_host_read_in_a_step(rows: int, backend: str) -> None:
     logits, targets, ids = (tensor.cuda() for tensor in batch(rows, 100))
     loss = MultiTaskLoss(LAYOUT, DataMap(100, LAYOUT, device="cuda"), [1.0] * 60, backend=backend).cuda()
@@ -144,7 +144,7 @@ def test_three_launches(backend: str) -> None:
         one_step()
         torch.cuda.synchronize()
     launched = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    assert 0 < len(launched) <= (3 if backend == "triton" else 4), launched
+    assert 0 < len(launched) <= 3, launched
 
 
 def test_graph_capture(backend: str) -> None:
