@@ -1,9 +1,10 @@
-// CUDA for a host compiler: runs the kernels of kernels/cuda, as they stand, block by block on the CPU.
+// CUDA for a host compiler: runs the kernels of kernels/cuda, as they stand, on the CPU.
 //
-// Every thread of a block is a context of its own that runs until the next barrier or shuffle. Which one runs
-// next is drawn anew each time, so that a missing barrier shows in the results sooner or later. Shared memory
-// is NaN before a block begins. Blocks run one after the other, in an order drawn anew; what that does not show
-// is the order of memory accesses between blocks that run at the same time.
+// Every thread of a block is a context of its own that runs until the next barrier, shuffle, fence or atomic
+// operation. Which one runs next is drawn anew each time, so that a missing barrier shows in the results
+// sooner or later. Shared memory is NaN before a block begins. Blocks come in an order drawn anew, a few at a
+// time. What that does not show: stale caches and stores that others see out of order, which fences are there
+// for.
 #pragma once
 
 #include <setjmp.h>
@@ -65,46 +66,46 @@ inline std::mt19937& random() {
   return generator;
 }
 
-// One block at work. Threads call sync_block and sync_warp; run() hands the processor round.
+// One block at work. Threads call sync_block, sync_warp and give_way; step() hands the processor round once.
 class Block {
  public:
   static inline Block* current = nullptr;
 
-  Block(std::function<void()> body, unsigned threads, std::size_t shared_bytes)
+  Block(std::function<void()> body, unsigned number, std::vector<Thread>& threads, std::size_t shared_bytes)
       : body_(std::move(body)),
-        threads_(pool(threads)),
+        number_(number),
+        threads_(threads),
         shared_((shared_bytes + 15) / 16),
-        values_(threads) {}
-
-  void run() {
-    current = this;
+        values_(threads.size()) {
     for (auto& vector : shared_) std::memset(&vector, 0xff, sizeof vector);
     for (Thread& thread : threads_) thread.state = State::runnable;
-    std::vector<unsigned> order;
-    uint32_t moving = random()();
-    for (;;) {
-      order.clear();
-      for (unsigned i = 0; i < threads_.size(); ++i)
-        if (threads_[i].state == State::runnable) order.push_back(i);
-      if (release_warps()) continue;
-      if (order.empty()) {
-        if (!release_block()) return;
-        continue;
-      }
-      // Some warps stand still for a while, so that others get ahead of them as far as barriers allow.
-      if (random()() % 16 == 0) moving = random()();
-      const auto still = [&](unsigned i) { return (moving >> (i / kLanes) & 1) == 0; };
-      if (!std::all_of(order.begin(), order.end(), still))
-        order.erase(std::remove_if(order.begin(), order.end(), still), order.end());
-      std::shuffle(order.begin(), order.end(), random());
-      for (unsigned i : order) resume(i);
-    }
   }
 
+  // Whether there is more to do.
+  bool step() {
+    current = this;
+    std::vector<unsigned> order;
+    for (unsigned i = 0; i < threads_.size(); ++i)
+      if (threads_[i].state == State::runnable) order.push_back(i);
+    if (release_warps()) return true;
+    if (order.empty()) return release_block();
+    // Some warps stand still for a while, so that others get ahead of them as far as barriers allow.
+    if (random()() % 16 == 0) moving_ = random()();
+    const auto still = [&](unsigned i) { return (moving_ >> (i / kLanes) & 1) == 0; };
+    if (!std::all_of(order.begin(), order.end(), still))
+      order.erase(std::remove_if(order.begin(), order.end(), still), order.end());
+    std::shuffle(order.begin(), order.end(), random());
+    for (unsigned i : order) resume(i);
+    return true;
+  }
+
+  void give_way() { wait(State::runnable); }
   void sync_block() { wait(State::at_block_barrier); }
   void sync_warp() { wait(State::at_warp_barrier); }
   unsigned char* shared() { return reinterpret_cast<unsigned char*>(shared_.data()); }
   unsigned thread() const { return running_; }
+  unsigned number() const { return number_; }
+  std::vector<Thread>& threads() { return threads_; }
 
   // The value of another lane; all lanes of the warp take part.
   uint32_t exchange(uint32_t value, unsigned lane) {
@@ -127,13 +128,6 @@ class Block {
   struct alignas(16) Vector {
     unsigned char bytes[16];
   };
-
-  // Threads outlive a block: the next one finds them waiting for work.
-  static std::vector<Thread>& pool(unsigned threads) {
-    static std::vector<Thread> all;
-    if (all.size() != threads) all = std::vector<Thread>(threads);
-    return all;
-  }
 
   static void entry() {
     for (;;) {
@@ -190,11 +184,13 @@ class Block {
   }
 
   std::function<void()> body_;
+  unsigned number_;
   std::vector<Thread>& threads_;
   std::vector<Vector> shared_;
   std::vector<uint32_t> values_;
   jmp_buf scheduler_;
   unsigned running_ = 0;
+  uint32_t moving_ = random()();
 };
 
 struct ThreadIndex {
@@ -203,24 +199,48 @@ struct ThreadIndex {
   } x;
 };
 
-inline Index block_index{0};
+struct BlockIndex {
+  struct X {
+    operator unsigned() const { return Block::current->number(); }
+  } x;
+};
 
 inline Index grid_size{0};
 inline int launches = 0;
+
+// Of the blocks that run at the same time. Threads outlive a block: the next one finds them waiting for work.
+inline std::vector<std::vector<Thread>>& pools(unsigned threads) {
+  static std::vector<std::vector<Thread>> all;
+  if (all.empty() || all[0].size() != threads) {
+    all.clear();
+    for (int i = 0; i < 3; ++i) all.emplace_back(threads);
+  }
+  return all;
+}
 
 inline void launch(std::function<void()> kernel, unsigned grid, unsigned threads, std::size_t shared_bytes,
                    void* stream) {
   if (stream != nullptr) throw std::logic_error("the emulator has the default stream only");
   ++launches;
   if (grid == 0) throw std::logic_error("a launch of no blocks");
-  Block block(std::move(kernel), threads, shared_bytes);
   grid_size.x = grid;
   std::vector<unsigned> order(grid);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), random());
-  for (unsigned i : order) {
-    block_index.x = i;
-    block.run();
+  std::vector<std::vector<Thread>*> idle;
+  for (auto& pool : pools(threads)) idle.push_back(&pool);
+  std::vector<std::unique_ptr<Block>> running;
+  while (!order.empty() || !running.empty()) {
+    while (!order.empty() && !idle.empty()) {
+      running.push_back(std::make_unique<Block>(kernel, order.back(), *idle.back(), shared_bytes));
+      order.pop_back();
+      idle.pop_back();
+    }
+    auto& one = running[random()() % running.size()];
+    if (one->step()) continue;
+    idle.push_back(&one->threads());
+    std::swap(one, running.back());
+    running.pop_back();
   }
 }
 
@@ -243,7 +263,7 @@ To bits_as(From value) {
 }  // namespace emulator
 
 inline constexpr emulator::ThreadIndex threadIdx{};
-#define blockIdx emulator::block_index
+inline constexpr emulator::BlockIndex blockIdx{};
 #define gridDim emulator::grid_size
 
 inline float __int_as_float(int32_t bits) { return emulator::bits_as<float>(bits); }
@@ -252,7 +272,7 @@ inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast
 inline void __syncthreads() { emulator::Block::current->sync_block(); }
 inline bool __syncthreads_or(bool value) { return emulator::Block::current->any(value); }
 inline void __syncwarp() { emulator::Block::current->sync_warp(); }
-inline void __threadfence() {}
+inline void __threadfence() { emulator::Block::current->give_way(); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
@@ -262,34 +282,40 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
-  return emulator::bits_as<T>(emulator::Block::current->exchange(emulator::bits_as<uint32_t>(value),
-                                                                 static_cast<unsigned>(lane)));
+  return emulator::bits_as<T>(
+      emulator::Block::current->exchange(emulator::bits_as<uint32_t>(value), static_cast<unsigned>(lane)));
 }
 
-// Threads give way at barriers only: between two of them everything is atomic.
+// Threads give way where they say so only: between two such places everything is atomic.
 template <class T>
 T atomicCAS(T* at, T expected, T value) {
+  emulator::Block::current->give_way();
   const T before = *at;
   if (before == expected) *at = value;
   return before;
 }
 template <class T>
 T atomicExch(T* at, T value) {
+  emulator::Block::current->give_way();
   return std::exchange(*at, value);
 }
 template <class T>
 T atomicAdd(T* at, T value) {
+  emulator::Block::current->give_way();
   return std::exchange(*at, *at + value);
 }
 template <class T>
 T atomicMin(T* at, T value) {
+  emulator::Block::current->give_way();
   return std::exchange(*at, std::min(*at, value));
 }
 template <class T>
 T atomicMax(T* at, T value) {
+  emulator::Block::current->give_way();
   return std::exchange(*at, std::max(*at, value));
 }
 template <class T>
 T atomicOr(T* at, T value) {
+  emulator::Block::current->give_way();
   return std::exchange(*at, *at | value);
 }
