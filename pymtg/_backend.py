@@ -102,7 +102,7 @@ _BACKENDS = {
     ),
     "cuda": Backend(
         _late("pymtg._cuda_backend", "cross_entropy"),
-        _reference.assigned_cross_entropy,
+        _late("pymtg._cuda_backend", "assigned_cross_entropy"),
         _late("pymtg._cuda_backend", "record"),
         _late("pymtg._cuda_backend", "scale_gradient"),
         lambda device: device.type == "cuda",

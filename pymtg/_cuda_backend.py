@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib
 import weakref
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pymtg import _reference
 from pymtg._faults import fault_buffer
-from pymtg._lasting import lasting
+from pymtg._lasting import Lasting, lasting
 from pymtg._reference import MapState
 from pymtg.errors import BackendError
 from pymtg.tasks import TaskLayout
@@ -25,11 +25,6 @@ from pymtg.tasks import TaskLayout
 _LOGIT_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _TARGET_TYPES = {torch.uint8: 0, torch.bool: 0, torch.int32: 1, torch.int64: 2}
 _TABLES_OF_ROWS = 4
-
-
-class _Tiles(NamedTuple):
-    plan: Any
-    starts: Tensor  # what the plan points to
 
 
 class _Plan:
@@ -43,7 +38,7 @@ class _Plan:
         self.offsets = list(layout.offsets)
         classes = layout.num_classes
         positive, by_class = layout.pos_weight, layout.class_weights
-        self.tensors = [
+        tensors = [
             on_device(self.offsets, torch.int64),
             None if positive is None else on_device([1.0 if w is None else w for w in positive], torch.float32),
             None
@@ -61,12 +56,14 @@ class _Plan:
         self.plan = kernels.LayoutPlan(
             layout.num_tasks,
             layout.num_logits,
-            *(0 if tensor is None else tensor.data_ptr() for tensor in self.tensors),
+            *(0 if tensor is None else tensor.data_ptr() for tensor in tensors),
             max(classes) > kernels.most_byte_classes,
             layout.handle,
         )
-        self._by_rows: dict[int, _Tiles] = {}
-        self._by_cut: dict[tuple[int, ...], _Tiles] = {}
+        self._by_rows: dict[int, Any] = {}
+        self._by_cut: dict[tuple[int, ...], Any] = {}
+        self.tensors = Lasting(device)
+        self.tensors.keep(*tensors)
 
     def tiles(self, rows: int) -> Any:
         """Return how a batch of so many rows is cut up."""
@@ -76,14 +73,15 @@ class _Plan:
             tiles = self._by_cut.get(key := (tile_rows, *starts))
             if tiles is None:
                 on_device = lasting(lambda: torch.tensor(starts, dtype=torch.int32, device=self.device), self.device)
-                plan = self.kernels.Tiles(on_device.data_ptr(), len(starts) - 1, tile_rows, whole, floats)
-                tiles = self._by_cut[key] = _Tiles(plan, on_device)
+                self.tensors.keep(on_device)
+                tiles = self.kernels.Tiles(on_device.data_ptr(), len(starts) - 1, tile_rows, whole, floats)
+                self._by_cut[key] = tiles
             self._by_rows[rows] = tiles
-        return tiles.plan
+        return tiles
 
 
 class CudaBackend:
-    """The four functions of a backend over a build of the kernels: ``pymtg._cuda``, or its emulation in tests."""
+    """The functions of a backend over a build of the kernels: ``pymtg._cuda``, or its emulation in tests."""
 
     def __init__(self, kernels: ModuleType) -> None:
         self.kernels = kernels
@@ -113,19 +111,60 @@ class CudaBackend:
                 sample_ids=sample_ids,
                 need_gradient=need_gradient,
             )
-        device, rows = logits.device, logits.shape[0]
-        shape = (rows, layout.num_logits) if need_gradient else (0,)
+        losses = logits.new_empty(layout.num_tasks, dtype=torch.float32)
+        gradient = logits.new_empty(tuple(logits.shape) if need_gradient else (0,), dtype=torch.float32)
+        recording = None if state is None else (state, sample_ids)
+        self._step(logits, targets, layout, ignore_index, weights, recording, losses, gradient)
+        return losses, gradient
+
+    def assigned_cross_entropy(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        assignment: Tensor,
+        layout: TaskLayout,
+        *,
+        ignore_index: int = -100,
+        need_gradient: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See :func:`pymtg._reference.assigned_cross_entropy`: a step a head. float64 and shares per row go there."""
+        if logits.dtype == torch.float64 or assignment.dim() == 3:
+            return _reference.assigned_cross_entropy(
+                logits, targets, assignment, layout, ignore_index=ignore_index, need_gradient=need_gradient
+            )
+        heads = len(logits)
+        shares = assignment.float()
+        losses = shares.new_empty(heads, layout.num_tasks)
+        gradient = logits.new_empty(tuple(logits.shape) if need_gradient else (heads, 0), dtype=torch.float32)
+        for k in range(heads):
+            self._step(logits[k], targets, layout, ignore_index, shares[:, k], None, losses[k], gradient[k])
+        total = (shares * losses.T).sum()
+        return total, losses.T.contiguous(), gradient if need_gradient else gradient.flatten(), shares.new_empty(0)
+
+    def _step(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        layout: TaskLayout,
+        ignore_index: int,
+        weights: Tensor | None,
+        recording: tuple[MapState, Tensor | None] | None,
+        losses: Tensor,
+        gradient: Tensor,
+    ) -> None:
+        """Write the losses ``[T]`` and, unless it is empty, the gradient ``[B, num_logits]``; record."""
+        device, rows = logits.device, len(logits)
         if rows == 0:
-            losses = torch.zeros(layout.num_tasks, dtype=torch.float32, device=device)
-            return losses, torch.empty(shape, dtype=torch.float32, device=device)
-        losses = torch.empty(layout.num_tasks, dtype=torch.float32, device=device)
-        gradient = torch.empty(shape, dtype=torch.float32, device=device)
+            losses.zero_()
+            return
+        state, sample_ids = (None, None) if recording is None else recording
         y = targets if targets.dtype in _TARGET_TYPES else targets.int()
         factors = None if weights is None else weights.to(torch.float32).contiguous()
         ids = _ids(sample_ids) if state is not None else None
         order = self._order(ids)
         plan = self._plan(layout, device)
         tiles = plan.tiles(rows)
+        plan.tensors.about_to_be_read()
         size = self.kernels.scratch_bytes(plan.plan, tiles, rows, state is not None)
         scratch = torch.empty(size, dtype=torch.uint8, device=device)
         self._check(
@@ -143,14 +182,13 @@ class CudaBackend:
                 ignore_index,
                 0 if factors is None else factors.data_ptr(),
                 losses.data_ptr(),
-                gradient.data_ptr() if need_gradient else 0,
+                gradient.data_ptr() if gradient.numel() else 0,
                 *_id_arguments(ids, order),
                 *_addresses(state),
                 scratch.data_ptr(),
                 fault_buffer(device).data_ptr(),
             )
         )
-        return losses, gradient
 
     def record(
         self,
@@ -211,6 +249,7 @@ class CudaBackend:
             return
         factors = upstream.to(torch.float32).contiguous()
         plan = self._plan(layout, gradient.device)
+        plan.tensors.about_to_be_read()
         self._check(
             self.kernels.scale_gradient(
                 plan.plan,
@@ -284,5 +323,5 @@ def built_kernels() -> ModuleType | None:
 _kernels = built_kernels()
 if _kernels is not None:
     _built = CudaBackend(_kernels)
-    cross_entropy, record = _built.cross_entropy, _built.record
+    cross_entropy, assigned_cross_entropy, record = _built.cross_entropy, _built.assigned_cross_entropy, _built.record
     scale_gradient, scale_gradient_ = _built.scale_gradient, _built.scale_gradient_

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from pymtg import _reference
 from pymtg._faults import fault_buffer
-from pymtg._lasting import lasting
+from pymtg._lasting import Lasting, lasting
 from pymtg._reference import MapState
 from pymtg.kernels.triton import cross_entropy as kernels
 from pymtg.kernels.triton.tiles import Plan, make_plan
 from pymtg.tasks import TaskLayout
 
-_plans: dict[tuple[int, torch.device], Plan] = {}
+_plans: dict[tuple[int, torch.device], tuple[Plan, Lasting]] = {}
 
 
 def cross_entropy(
@@ -113,14 +113,22 @@ def record(
 
 
 def _plan(layout: TaskLayout, device: torch.device) -> Plan:
-    plan = _plans.get((layout.handle, device))
-    if plan is None:
-        pos_weight = None if layout.pos_weight is None else [1.0 if w is None else w for w in layout.pos_weight]
-        class_weights = None
-        if layout.class_weights is not None:
-            pairs = zip(layout.num_classes, layout.class_weights, strict=True)
-            class_weights = [(1.0,) * classes if weights is None else weights for classes, weights in pairs]
-        plan = lasting(lambda: make_plan(layout.num_classes, pos_weight, class_weights, device), device)
-        _plans[layout.handle, device] = plan
+    found = _plans.get((layout.handle, device))
+    if found is None:
+        plan = lasting(lambda: _made(layout, device), device)
+        tensors = Lasting(device)
+        tensors.keep(plan.tiles, plan.offsets, plan.weights, plan.first_weight)
+        found = _plans[layout.handle, device] = plan, tensors
         weakref.finalize(layout, _plans.pop, (layout.handle, device), None)
+    plan, tensors = found
+    tensors.about_to_be_read()
     return plan
+
+
+def _made(layout: TaskLayout, device: torch.device) -> Plan:
+    pos_weight = None if layout.pos_weight is None else [1.0 if w is None else w for w in layout.pos_weight]
+    class_weights = None
+    if layout.class_weights is not None:
+        pairs = zip(layout.num_classes, layout.class_weights, strict=True)
+        class_weights = [(1.0,) * classes if weights is None else weights for classes, weights in pairs]
+    return make_plan(layout.num_classes, pos_weight, class_weights, device)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import test_assigned_cross_entropy
 import test_extreme_logits
 import torch
 from _cases import CLASSES, MISSING, STRIDES, random_case, random_layout, task_by_task
 from _emulated import compiler, emulated_kernels
+from _heads import STACKS, random_heads
 from _loss_checks import check, run
 from _settings import TARGET_DTYPES
 from torch import Tensor
@@ -36,7 +38,7 @@ def _registered(emulated: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     real = _backend._BACKENDS["cuda"]
     backend = _backend.Backend(
         emulated.cross_entropy,
-        real.assigned_cross_entropy,
+        emulated.assigned_cross_entropy,
         emulated.record,
         emulated.scale_gradient,
         lambda device: device.type == "cpu",
@@ -80,6 +82,16 @@ def test_dtypes_and_strides(dtype: torch.dtype, generator: torch.Generator, pois
             target_strides=strides,
         )
         check(case, NAME)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("strides", STACKS)
+def test_heads_under_an_assignment(strides: str, per_row: bool, generator: torch.Generator, poisoned: None) -> None:
+    layout = random_layout([1, 1, 5, 2, 300, 3], generator, weighted=True)
+    for number, dtype in enumerate((*NARROW, torch.float64)):
+        options = {"dtype": dtype, "strides": strides, "missing": "some", "per_row": per_row}
+        heads = random_heads(layout, 1 + number, 9 * number, generator, **options)
+        test_assigned_cross_entropy.check(heads, NAME)
 
 
 def test_weighted_total(generator: torch.Generator, poisoned: None) -> None:
@@ -177,9 +189,7 @@ def test_three_launches(tasks: int, classes: int, emulated: CudaBackend, generat
     case = random_case(layout, 256, generator, missing="none")
     data_map, ids = DataMap(300, layout), torch.randperm(256, generator=generator)
     before = emulated.kernels.launches()
-    losses = multitask_cross_entropy(
-        case.logits, case.targets, layout, data_map=data_map, sample_ids=ids, backend=NAME
-    )
+    losses = multitask_cross_entropy(case.logits, case.targets, layout, data_map=data_map, sample_ids=ids, backend=NAME)
     torch.autograd.grad(losses, case.logits, case.upstream)
     assert emulated.kernels.launches() - before == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import pymtg
 from pymtg import DataMap, MultiTaskLoss, TaskLayout
 from pymtg.errors import InvalidArgumentError, SampleIdError
-from pymtg.functional import linear_multitask_cross_entropy, multitask_cross_entropy
+from pymtg.functional import assigned_cross_entropy, linear_multitask_cross_entropy, multitask_cross_entropy
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -245,6 +246,47 @@ def test_streams(backend: str) -> None:
             MultiTaskLoss(LAYOUT, data_map, backend=backend)(logits, targets, ids)
     for one, other in zip(maps, alone, strict=True):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(one.state, other.state, strict=True))
+
+
+def test_layouts_dropped_while_they_are_read(backend: str) -> None:
+    """On a stream of its own, behind other work, or in a graph: what was kept of a layout must not be overwritten."""
+    logits, targets = (tensor.cuda() for tensor in batch(64, 1)[:2])
+    expected = multitask_cross_entropy(logits, targets, LAYOUT, backend=backend)
+
+    def losses_of_a_new_layout() -> Tensor:
+        return multitask_cross_entropy(logits, targets, TaskLayout(LAYOUT.names, LAYOUT.num_classes), backend=backend)
+
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(200_000_000)
+        found = losses_of_a_new_layout()
+    gc.collect()
+    rubbish = [torch.full((n,), -1, device="cuda") for n in range(1, 400)]
+    torch.cuda.synchronize()
+    assert torch.equal(found, expected)
+    layout = TaskLayout(LAYOUT.names, LAYOUT.num_classes)
+    multitask_cross_entropy(logits, targets, layout, backend=backend)
+    with torch.cuda.graph(graph):
+        found = multitask_cross_entropy(logits, targets, layout, backend=backend)
+    del layout
+    gc.collect()
+    rubbish += [torch.full((n,), -1, device="cuda") for n in range(1, 400)]
+    graph.replay()
+    assert torch.equal(found, expected)
+
+
+def test_heads_under_an_assignment(backend: str) -> None:
+    logits, targets = torch.randn(3, 200, LAYOUT.num_logits), batch(200, 1)[1]
+    shares = torch.rand(60, 3)
+    results = []
+    for device, name in (("cuda", backend), ("cpu", "reference")):
+        x, z = (one.detach().to(device).requires_grad_() for one in (logits, shares))
+        total, losses = assigned_cross_entropy(x, targets.to(device), z, LAYOUT, backend=name)
+        (2 * total).backward()
+        results.append([one.detach().cpu() for one in (total, losses, x.grad, z.grad)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_faults(backend: str) -> None:
