@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -402,6 +403,37 @@ def test_env_as_text_and_as_json(capsys):
     assert found["machine"]["devices"][0] == "cpu"
     for part in (found["versions"]["torch"], found["machine"]["instruction_set"], "scikit-learn", "threads"):
         assert part in text
+
+
+def test_env_checks_the_backends(capsys, monkeypatch):
+    from pymtg import _backend
+    from pymtg._cli import backend_check
+
+    monkeypatch.setattr(backend_check, "_ROUNDS", 1)
+    run("env", "--check", "--json")
+    checked = json.loads(capsys.readouterr().out)["check"]
+    assert {one["backend"]: one["error"] for one in checked if one["device"] == "cpu"}["cpp"] is None
+    assert all(one["seconds"] > 0 for one in checked)
+
+    # One that is off, one that fails: both are shown, and the command says so.
+    plain = _backend._BACKENDS["reference"]
+
+    def off(*arguments, **options):
+        losses, gradient = plain.cross_entropy(*arguments, **options)
+        return losses, gradient * 1.01
+
+    def broken(*arguments, **options):
+        raise RuntimeError("no kernel\nfor this device")
+
+    for name, function in (("off", off), ("broken", broken)):
+        monkeypatch.setitem(_backend._BACKENDS, name, dataclasses.replace(plain, cross_entropy=function))
+    monkeypatch.setattr(_backend, "_AVAILABLE", ("reference", "off", "broken"))
+    monkeypatch.setattr(backend_check, "available_backends", lambda: _backend._AVAILABLE)
+    assert main(["env", "--check"]) == 1
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert lines["reference"].split()[-1] == "agrees"
+    assert "gradient: Tensor-likes are not close" in lines["off"]
+    assert "RuntimeError: no kernel for this device" in lines["broken"]
 
 
 def test_version_and_help(capsys):

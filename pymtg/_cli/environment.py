@@ -15,13 +15,8 @@ _PACKAGES = ("pymtg", "torch", "numpy", "scikit-learn")
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # vendored or run from a source tree
-            found[package] = "unknown"
-    return found
+    # Unknown where it is vendored or run from a source tree.
+    return {"python": platform.python_version()} | {package: _version(package) or "unknown" for package in _PACKAGES}
 
 
 def machine() -> dict[str, Any]:
@@ -62,7 +57,15 @@ def _backends() -> dict[str, Any]:
         "chosen": pymtg.get_backend(),
         **default,
         "cuda_built_for": None if kernels is None else kernels.archs,
+        "triton": _version("triton"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

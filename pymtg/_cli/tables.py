@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from pymtg._cli.backend_check import CheckedBackend
     from pymtg.trainers.comparison import Comparison, ComparisonView, Summary
 
-__all__ = ["print_comparison", "print_groups", "print_pairs", "print_scores", "score"]
+__all__ = ["print_backends", "print_comparison", "print_groups", "print_pairs", "print_scores", "score"]
 
 _MOST_MEMBERS = 12  # named in a line of the groups' table
 
@@ -56,6 +57,29 @@ def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
     for key, value in pairs.items():
         table.add_row(key.replace("_", " "), Text(_as_text(value)))
     console().print(table, "")
+
+
+def print_backends(checked: Sequence[CheckedBackend]) -> None:
+    """Print what came of each backend, and which is the fastest on a device where that is not the one by default."""
+    import torch
+    from rich.text import Text
+
+    from pymtg._backend import choose_backend
+
+    table = new_table("against plain torch in float64", "backend", "device", "ms a step", "result", numbers=False)
+    for one in checked:
+        time = "-" if one.seconds is None else f"{1e3 * one.seconds:.3g}"
+        table.add_row(one.backend, one.device, time, Text("agrees" if one.error is None else one.error))
+    console().print(table)
+    typer.echo("a step: loss, gradient and data map of 1,024 rows, 100 tasks of ten classes; the median of 21")
+    for device in dict.fromkeys(one.device for one in checked):
+        timed = {one.backend: one.seconds for one in checked if one.device == device and one.seconds is not None}
+        best, now = min(timed, key=timed.__getitem__, default=None), choose_backend(None, torch.device(device))
+        if best is not None and best != now:
+            typer.echo(
+                f"{device}: {best} is the fastest that agrees, {now} serves by default; "
+                f"PYMTG_BACKEND={best} or pymtg.set_backend({best!r}) chooses it"
+            )
 
 
 def _as_text(value: Any) -> str:
