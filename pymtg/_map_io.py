@@ -34,7 +34,7 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     version = VERSION_ELSEWHERE if "snapshots" in plain else VERSION
     metadata = {"format": FORMAT, "version": version, "map": json.dumps(plain)}
     with replacing(path) as temporary:
-        save_tensors(temporary, tensors, metadata, "the data map", os.fspath(path))
+        save_tensors(temporary, tensors, metadata, "the data map", path)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

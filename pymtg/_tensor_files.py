@@ -10,16 +10,24 @@ from pathlib import Path
 from torch import Tensor
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], what: str, named: str) -> None:
-    """Write contiguous tensors and metadata; an OSError says `what` could not be written to the path `named`."""
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    what: str,
+    named: str | os.PathLike[str],
+    rest: str = "",
+) -> None:
+    """Write contiguous tensors and metadata; an OSError says that `what` could not be written to `named`, and why."""
     import safetensors
     import safetensors.torch
 
     try:
         safetensors.torch.save_file(dict(tensors), path, dict(metadata))
-    except safetensors.SafetensorError as error:
-        raise OSError(f"{what} could not be written to {named}: {error}") from error
-    sort_metadata(path)
+        sort_metadata(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise OSError(f"{what} could not be written to {os.fspath(named)}: {why}{rest}") from error
 
 
 def sort_metadata(path: str | os.PathLike[str]) -> None:

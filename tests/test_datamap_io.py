@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import stat
@@ -255,6 +256,19 @@ def test_metadata_in_any_order_is_read(generator: torch.Generator, tmp_path: Pat
             save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "other", file.metadata())  # noqa: SIM118
         assert_same(DataMap.load(tmp_path / "other"), data_map)
         assert sorted((tmp_path / "other").read_bytes()) == sorted(content)
+
+
+def test_a_file_that_cannot_be_finished_is_named(
+    tmp_path: Path, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("pymtg._tensor_files.sort_metadata", fail)
+    path = tmp_path / "map.safetensors"
+    with pytest.raises(OSError, match=f"the data map could not be written to {path}: Input/output error$"):
+        filled(generator).save(path)
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files as Linux does")

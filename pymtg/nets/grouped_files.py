@@ -48,7 +48,7 @@ def save_grouped(path: str | os.PathLike[str], net: GroupedNet) -> Path:
     metadata = {"format": _FORMAT, "version": _VERSION, "net": json.dumps(_description(net))}
     tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with replacing(path) as temporary:
-        save_tensors(temporary, tensors, metadata, "the network", os.fspath(path))
+        save_tensors(temporary, tensors, metadata, "the network", path)
     return Path(path)
 
 

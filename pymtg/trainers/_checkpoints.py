@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pymtg._files import replacing
+from pymtg._tensor_files import save_tensors
 from pymtg.errors import FileFormatError
 from pymtg.trainers._state_tree import flatten, unflatten
 
@@ -76,7 +77,7 @@ class CheckpointFolder:
         self._make_directory()
         path = self.file(position)
         with replacing(path) as temporary:
-            _save(tensors, temporary, metadata, path)
+            save_tensors(temporary, tensors, metadata, "the checkpoint", path, "; those before it are whole")
 
     def read(self, position: Position) -> dict[str, Any]:
         """Read what :meth:`write` wrote.
@@ -158,17 +159,6 @@ class CheckpointFolder:
     def _make_directory(self) -> None:
         if not self.directory.is_dir():
             self.directory.mkdir(parents=True)
-
-
-def _save(tensors: dict[str, Tensor], temporary: Path, metadata: dict[str, str], path: Path) -> None:
-    import safetensors
-    import safetensors.torch
-
-    try:
-        safetensors.torch.save_file(tensors, temporary, metadata)
-    except (safetensors.SafetensorError, OSError) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise OSError(f"the checkpoint could not be written to {path}: {what}; those before it are whole") from error
 
 
 def _load(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
