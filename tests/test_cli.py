@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,8 +19,10 @@ import torch
 from _tiny import write_tiny
 from PIL import Image
 
-from pymtg._cli.errors import in_flags
+from pymtg._cli.errors import CommandError, in_flags
+from pymtg._cli.run_setup import check_place
 from pymtg.cli import main
+from pymtg.report import check_writable
 
 FIGURES = {"accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision"}
 FILES = {"metrics.json", "groups.json", "data_map.safetensors", "data_map.png", "memberships.png", "report.html"}
@@ -495,6 +498,13 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "unknown data": ([*TRAIN, "--data", "mnist"], "'mnist'"),
     "mulan without files": ([*TRAIN, "--data", "mulan:{tmp}/none"], "none"),
     "mulan with bad files": ([*TRAIN, "--data", "mulan:{tmp}/bad"], "bad"),
+    "out is empty": ([*STG, "--out", ""], "stg: --out must name a directory; got ''"),
+    "dmtg's out is empty": (["dmtg", *STG[1:], "--out", ""], "dmtg: --out must name a directory; got ''"),
+    "compare's out is empty": ([*COMPARE[:-1], ""], "compare: --out must name a directory; got ''"),
+    "cluster's out is empty": ([*GRAM, "--out", ""], "cluster: --out must name a file; got ''"),
+    "log is empty": ([*TRAIN, "--log", ""], "--log must name a file; got ''"),
+    "board is empty": ([*TRAIN, "--tensorboard", ""], "--tensorboard must name a directory; got ''"),
+    "profile is empty": ([*TRAIN, "--profile="], "--profile must name a directory; got ''"),
     "out below a file": ([*TRAIN, "--out", "{tmp}/file/x"], "--out.*file"),
     "out is a file": ([*TRAIN, "--out", "{tmp}/file"], "--out.*file"),
     "out in /proc": ([*TRAIN, "--out", "/proc/nowhere"], "--out.*/proc/nowhere"),
@@ -585,6 +595,20 @@ def test_a_place_of_another_kind_leaves_no_directory_behind(tmp_path, capsys, op
     assert main([*STG, *[word for o, name in names.items() for word in (o, str(tmp_path / name))]]) == 2
     assert re.match(f"pymtg stg: {option} must be .* that can be written; ", capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "file"]
+
+
+def test_a_log_in_a_directory_that_one_may_not_look_into_is_named(tmp_path):
+    check_writable(tmp_path / "out")
+    (tmp_path / "locked").mkdir(mode=0)
+    root = os.geteuid() == 0  # whom no mode keeps out
+    try:
+        if root:
+            os.seteuid(65534)
+        with pytest.raises(CommandError, match=r"^--log must be a file .*; .*locked.*Permission denied"):
+            check_place(Path(tempfile.gettempdir()), None, log=tmp_path / "locked" / "log.jsonl")
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 @pytest.mark.parametrize("blocked", ["typer", "rich"])

@@ -29,7 +29,12 @@ def cluster(
         ),
     ],
     groups: opt.Groups = "3",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the groups there as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", parser=opt.place("--out", "file"), help="Write the groups there as JSON."
+        ),
+    ] = None,
     names: Annotated[
         str | None,
         typer.Option("--names", metavar="A,B,...|@FILE", help="Names of a Gram's tasks, or a file with one a line."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +53,7 @@ __all__ = [
     "choice",
     "command",
     "group_count",
+    "place",
     "precision",
     "temperature_of",
     "whole_numbers",
@@ -61,6 +62,18 @@ __all__ = [
 MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
 SAMPLING = ("gumbel", "hard", "softmax", "per_sample")
 SCHEDULES = ("constant", "linear", "exponential", "cosine")
+
+
+def place(option: str, kind: str) -> Callable[[str], Path]:
+    """Return the reader of an option that names a file or a directory: an empty name would be the current directory."""
+
+    def path(words: str) -> Path:
+        if not words:
+            raise CommandError(f"{option} must name a {kind}; got ''")
+        return Path(words)
+
+    return path
+
 
 Data = Annotated[
     str,
@@ -80,6 +93,7 @@ OutDirectory = Annotated[
     typer.Option(
         "--out",
         metavar="DIR",
+        parser=place("--out", "directory"),
         help="Directory for the results; made if missing, and tried out before training starts. Files of an earlier "
         "run there are replaced at the end, all together; if one cannot be written, those that are complete stay in "
         "DIR/unfinished-...",
@@ -232,13 +246,19 @@ Resume = Annotated[
 ]
 Log = Annotated[
     Path | None,
-    typer.Option("--log", metavar="FILE.jsonl", help="Write a JSON object per epoch: loss, score, seconds, time left."),
+    typer.Option(
+        "--log",
+        metavar="FILE.jsonl",
+        parser=place("--log", "file"),
+        help="Write a JSON object per epoch: loss, score, seconds, time left.",
+    ),
 ]
 TensorBoard = Annotated[
     Path | None,
     typer.Option(
         "--tensorboard",
         metavar="DIR",
+        parser=place("--tensorboard", "directory"),
         help="Write TensorBoard's files: every stage's scalars epoch by epoch, groups and data map at the end.",
     ),
 ]
@@ -247,6 +267,7 @@ Profile = Annotated[
     typer.Option(
         "--profile",
         metavar="DIR",
+        parser=place("--profile", "directory"),
         help="Profile the run: DIR/pymtg.pt.trace.json for Perfetto, Chrome or TensorBoard, and where the time went.",
     ),
 ]

@@ -34,9 +34,9 @@ def check_place(
     Nothing is made for one option where another names a file in the place of a directory, or the other way round.
     """
     if leads:
-        if log is not None and log.is_dir():
+        if log is not None and os.path.isdir(log):
             raise _unwritable("--log", IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(log)))
-        if log is not None and log.exists() and not log.is_file():
+        if log is not None and os.path.exists(log) and not os.path.isfile(log):
             log = None  # a device or a pipe is written to as it is
         places = {"--out": out, "--log": log and log.parent, "--tensorboard": tensorboard, "--profile": profile}
         directories = {option: place for option, place in places.items() if place is not None}
