@@ -203,6 +203,8 @@ def test_networks_follow_the_data(folder):
         ),
         (["stg", "--data", "digits", "--lr-gamma", "0.5"], "--lr-gamma needs epochs"),
         (["stg", "--data", "digits", "--lr-milestones", "2", "--lr-gamma", "2"], "--lr-gamma must be above 0"),
+        (["stg", "--data", "digits", "--lr-milestones", ""], "--lr-milestones must be whole numbers .*got ''"),
+        (["stg", "--data", "digits", "--snapshot-epochs", ""], "--snapshot-epochs must be whole numbers .*got ''"),
         (["stg", "--data", "digits", "--lr-milestones", "x"], "--lr-milestones must be whole numbers"),
         (["stg", "--data", "digits", "--epochs", "3", "--lr-milestones", "2,4,9"], r"longest stage \(3\); got 4, 9"),
         (
@@ -251,6 +253,23 @@ def test_a_file_sets_options_and_flags_override_it(tmp_path):
     assert {n: v for n, v in found.items() if n not in (*expected, "config")} == {
         n: v for n, v in plain.items() if n not in (*expected, "config")
     }
+
+
+@pytest.mark.parametrize(
+    ("command", "snapshots", "more"),
+    [
+        ("stg", True, ["--snapshot-epochs", "auto"]),
+        ("compare", True, ["--snapshot-epochs", "auto", "--seeds", 1, "--views", "fixed", "--methods", "mtl"]),
+        ("dmtg", False, []),
+    ],
+)
+def test_a_shorter_run_takes_back_what_a_file_says_of_epochs(tmp_path, run, command, snapshots, more):
+    file = tmp_path / "own.toml"
+    falls = "lr-milestones = [30, 60]\nlr-gamma = 0.5\n" + "snapshot-epochs = [50, 100]\n" * snapshots
+    file.write_text(f'data = "{write_tiny(tmp_path)}"\ngroups = 1\nhidden = 4\nepochs = 100\n{falls}')
+    settings = run(command, "--config", file, "--epochs", 1, "--lr-milestones", "none", *more)["settings"]
+    assert not {"lr_milestones", "lr_gamma"} & set(settings)
+    assert settings["epochs"] == 1
 
 
 def test_the_order_of_flags_and_file_does_not_matter(tmp_path):

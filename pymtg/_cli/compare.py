@@ -101,7 +101,7 @@ def compare(
         "max_epochs": max_epochs,
         "mode": opt.choice("--mode", mode, opt.MODES),
         "fuzzifier": fuzzifier,
-        "snapshot_epochs": opt.whole_numbers("--snapshot-epochs", snapshot_epochs) if snapshot_epochs else None,
+        "snapshot_epochs": opt.snapshot_epochs_of(snapshot_epochs),
         "dmtg_options": {
             "sampling": opt.choice("--sampling", sampling, opt.SAMPLING),
             "temperature": opt.temperature_of(temperature, schedule),

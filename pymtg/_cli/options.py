@@ -55,6 +55,7 @@ __all__ = [
     "group_count",
     "place",
     "precision",
+    "snapshot_epochs_of",
     "temperature_of",
     "whole_numbers",
 ]
@@ -114,8 +115,9 @@ Milestones = Annotated[
     str | None,
     typer.Option(
         "--lr-milestones",
-        metavar="E,E,...",
-        help="Epochs of a network after which its learning rate falls; none beyond the longest stage.",
+        metavar="E,E,...|none",
+        help="Epochs of a network after which its learning rate falls, up to the longest stage's last; 'none' for a "
+        "constant rate where a --config file has some, whatever --lr-gamma is.",
     ),
 ]
 MilestoneFactor = Annotated[
@@ -136,8 +138,9 @@ SnapshotEpochs = Annotated[
     str | None,
     typer.Option(
         "--snapshot-epochs",
-        metavar="E,E,...",
-        help="Epochs of the joint network whose data maps are clustered; by default each quarter's last.",
+        metavar="E,E,...|auto",
+        help="Epochs of the joint network whose data maps are clustered; by default, and with 'auto' where a --config "
+        "file has others, each quarter's last.",
     ),
 ]
 Snapshots = Annotated[
@@ -301,6 +304,11 @@ def whole_numbers(option: str, words: str) -> tuple[int, ...]:
     if len(found) != len(numbers):
         raise CommandError(f"{option} must be whole numbers from 1 with commas between; got {words!r}")
     return found
+
+
+def snapshot_epochs_of(words: str | None) -> tuple[int, ...] | None:
+    """Return the numbers of ``--snapshot-epochs``; None for the default ones."""
+    return None if words in (None, "auto") else whole_numbers("--snapshot-epochs", words)
 
 
 def choice(option: str, word: str, known: tuple[str, ...]) -> str:

@@ -123,6 +123,8 @@ class MilestoneDecay:
 
 def decay_of(milestones: str | None, gamma: float | None) -> MilestoneDecay | None:
     """Return what ``--lr-milestones`` and ``--lr-gamma`` (0.5 if not given) ask for; None for a constant rate."""
+    if milestones == "none":  # with a factor too: the file that has the one has the other
+        return None
     if milestones is None:
         if gamma is not None:
             raise CommandError("--lr-gamma needs epochs at which it applies: give them with --lr-milestones")

@@ -75,7 +75,7 @@ def stg(
     settings: dict[str, Any] = {
         "num_groups": opt.group_count(groups),
         "epochs": epochs,
-        "snapshot_epochs": opt.whole_numbers("--snapshot-epochs", snapshot_epochs) if snapshot_epochs else None,
+        "snapshot_epochs": opt.snapshot_epochs_of(snapshot_epochs),
         "snapshots": snapshots,
         "specialised_epochs": specialised_epochs,
         "specialise": specialise,
