@@ -9,18 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pymtg._map_state import empty_state
 from pymtg._reference import MapState
 from pymtg._words import unpack_right, unpack_values
 
 
 def batch_map(rows: int, tasks: int, device: torch.device, *, missing: bool) -> MapState:
     """Return an empty map with a sample per row of a batch."""
-    counts = (rows, tasks) if missing else (rows,)
-    return MapState(
-        torch.zeros((rows, 2, tasks), dtype=torch.int32, device=device),
-        torch.zeros(counts, dtype=torch.int16 if missing else torch.int32, device=device),
-        torch.zeros(1, dtype=torch.int64, device=device),
-    )
+    return empty_state(rows, tasks, device, missing=missing)
 
 
 def signed_probabilities(batch: MapState) -> Tensor:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from pymtg import _cpp
-from pymtg._batch_map import signed_probabilities
-from pymtg._reference import MapState
+from pymtg._batch_map import batch_map, signed_probabilities
+from pymtg._map_update import note_ids
+from pymtg._reference import MapState, check_ids
+from pymtg.tasks import TaskLayout
 
 MOST_ON_THE_WAY = 4
 """Batches between the device and the map: with more, a step waits for the oldest."""
@@ -31,16 +33,32 @@ class Courier:
         self._worker: ThreadPoolExecutor | None = None
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
-    def take(self, batch: MapState, valid: Tensor, ids: Tensor) -> None:
-        """Record what a loss put into a map of the batch; `valid` ``[B, T]`` says which labels are there."""
+    def begin(self, sample_ids: Tensor, device: torch.device) -> tuple[MapState, Tensor]:
+        """Return a map of a batch on a device, for a loss to record into, and the ids to record at there."""
+        samples, _, tasks = self.state.words.shape
+        if not sample_ids.is_cuda:
+            check_ids(sample_ids, samples)
+        rows = len(sample_ids)
+        return batch_map(rows, tasks, device, missing=self.state.missing), torch.arange(rows, device=device)
+
+    def take(self, batch: MapState, valid: Tensor, ids: Tensor, layout: TaskLayout) -> None:
+        """Record what a loss put into a map that :meth:`begin` gave; `valid` ``[B, T]`` says which labels are there."""
+        if ids.is_cuda:
+            ids = note_ids(ids, self.state.words.shape[0], layout)
         unseen = batch.counts == 0
         refused = unseen.all(1) & valid.any(1) if batch.missing else unseen
         self.send(signed_probabilities(batch), refused, ids)
 
+    def record(self, p: Tensor, hit: Tensor, there: Tensor, ids: Tensor, refused: Tensor) -> None:
+        """Record probabilities as a backend does; `ids` may be written to afterwards."""
+        signed = torch.where(hit, -p.abs(), p.abs())
+        self.send(torch.where(there, signed, torch.nan), refused, ids.clone())
+
     def send(self, signed: Tensor, refused: Tensor, ids: Tensor) -> None:
         """Record probabilities float32 ``[B, T]``: the sign bit where right, NaN where not to be recorded.
 
-        `refused` ``[B]`` marks rows to leave out and count. The tensors are read here and may be changed afterwards.
+        `refused` ``[B]`` marks rows to leave out and count. What is on a GPU is read later: nobody may write to
+        it before.
         """
         while len(self._on_the_way) >= MOST_ON_THE_WAY:
             self._on_the_way.popleft().result()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pymtg import _words
 from pymtg._files import replacing
+from pymtg._map_state import empty_state
 from pymtg._reference import MapState
 from pymtg._snapshot import Snapshot
 from pymtg._snapshot_stores import KINDS
@@ -82,14 +83,7 @@ def _check_header(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> 
 def _check_consistent(state: Mapping[str, Any], layout: TaskLayout) -> None:
     words, counts = state["words"], state["counts"]
     samples, _, tasks = words.shape
-    missing = counts.dim() == 2
-    expected = MapState(
-        torch.empty((samples, 2, tasks), dtype=torch.int32, device="meta"),
-        torch.empty((samples, tasks), dtype=torch.int16, device="meta")
-        if missing
-        else torch.empty(samples, dtype=torch.int32, device="meta"),
-        torch.empty(1, dtype=torch.int64, device="meta"),
-    )
+    expected = empty_state(samples, tasks, torch.device("meta"), missing=counts.dim() == 2)
     if samples < 1 or tasks != layout.num_tasks or state["ddof"] not in (0, 1):
         raise InvalidArgumentError(f"words {list(words.shape)} and ddof {state['ddof']!r} do not fit its layout")
     snapshots, gram = checked_state(state, expected, layout, state["ddof"])

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from pymtg import _words
 from pymtg._reference import MapState
 from pymtg._snapshot import Snapshot
+from pymtg.errors import InvalidArgumentError
 
-__all__ = ["add", "merged_counts", "packed"]
+if TYPE_CHECKING:
+    from pymtg.datamap import DataMap
+
+__all__ = ["add", "check_alike", "merged_counts", "packed"]
+
+
+def check_alike(data_map: DataMap, other: DataMap) -> None:
+    """Raise unless another map is of the same samples and tasks."""
+    for what in ("num_samples", "missing", "layout"):
+        ours, theirs = getattr(data_map, what), getattr(other, what)
+        if ours != theirs:
+            shown = "" if what == "layout" else f"; got {theirs}, this map has {ours}"
+            raise InvalidArgumentError(f"other must have this map's {what}{shown}")
 
 
 def add(state: MapState, other: MapState) -> None:

@@ -38,7 +38,26 @@ def checked_update(
     return p, hit, there
 
 
-def check_values(p: Tensor, there: Tensor, ids: Tensor, num_samples: int, *, missing: bool) -> None:
+def checked_rows(
+    p: Tensor, there: Tensor, sample_ids: Tensor, num_samples: int, layout: TaskLayout, missing: bool, defers: bool
+) -> tuple[Tensor, Tensor]:
+    """Return ids ``[B]`` to record at, and which rows to refuse; raises, or notes, what the map cannot take."""
+    ids = sample_ids.long()
+    if defers:
+        ids = _noted(p, there, ids, num_samples, layout, missing=missing)
+    else:
+        _check_values(p, there, ids, num_samples, missing=missing)
+    return ids, (~torch.isfinite(p) & there).any(1)
+
+
+def note_ids(ids: Tensor, num_samples: int, layout: TaskLayout) -> Tensor:
+    """Note ids outside the map on the device; return ids with -1 in their place."""
+    stray = (ids < 0) | (ids >= num_samples)
+    _faults.note(_faults.Fault.SAMPLE_ID, stray[:, None], ids[:, None], layout, num_samples)
+    return torch.where(stray, -1, ids)
+
+
+def _check_values(p: Tensor, there: Tensor, ids: Tensor, num_samples: int, *, missing: bool) -> None:
     """Raise for the first probability, missing label or id that the map cannot take."""
     outside = _outside(p, there)
     if bool(outside.any()):
@@ -51,9 +70,7 @@ def check_values(p: Tensor, there: Tensor, ids: Tensor, num_samples: int, *, mis
     check_ids(ids, num_samples)
 
 
-def note_values(
-    p: Tensor, there: Tensor, ids: Tensor, num_samples: int, layout: TaskLayout, *, missing: bool
-) -> Tensor:
+def _noted(p: Tensor, there: Tensor, ids: Tensor, num_samples: int, layout: TaskLayout, *, missing: bool) -> Tensor:
     """Note such values on the device without reading them; return ids that leave the rows concerned out: -1."""
     outside = _outside(p, there)
     _faults.note(_faults.Fault.PROBABILITY, outside, p, layout)
@@ -63,13 +80,6 @@ def note_values(
         _faults.note(_faults.Fault.MISSING, ~there, p, layout)
         bad |= ~there.all(1)
     return torch.where(bad, -1, ids)
-
-
-def note_ids(ids: Tensor, num_samples: int, layout: TaskLayout) -> Tensor:
-    """Note ids outside the map on the device; return ids with -1 in their place."""
-    stray = (ids < 0) | (ids >= num_samples)
-    _faults.note(_faults.Fault.SAMPLE_ID, stray[:, None], ids[:, None], layout, num_samples)
-    return torch.where(stray, -1, ids)
 
 
 def _kind(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from pymtg import _faults, _map_io, _map_merge, _map_ranks
 from pymtg._backend import backend_named, choose_backend
-from pymtg._batch_map import batch_map
 from pymtg._courier import Courier
-from pymtg._map_update import check_values, checked_update, note_ids, note_values
+from pymtg._map_state import allocated_state, check_options
+from pymtg._map_update import checked_rows, checked_update
 from pymtg._once import in_backward
-from pymtg._reference import MapState, check_ids
+from pymtg._reference import MapState
 from pymtg._snapshot import Snapshot
 from pymtg._snapshot_stores import SnapshotStore, gram_of, new_store
-from pymtg.errors import InvalidArgumentError, InvalidTypeError, MapMemoryError
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
@@ -94,23 +93,14 @@ class DataMap:
         directory: str | os.PathLike[str] | None = None,
         storage: str | None = None,
     ) -> None:
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-            raise InvalidTypeError(f"num_samples must be an integer; got {num_samples!r}")
-        if num_samples < 1:
-            raise InvalidArgumentError(f"num_samples must be at least 1; got {num_samples}")
-        if not isinstance(layout, TaskLayout):
-            raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
-        if ddof not in (0, 1):
-            raise InvalidArgumentError(f"ddof must be 0 or 1; got {ddof!r}")
-        if storage not in (None, "cpu"):
-            raise InvalidArgumentError(f"storage must be 'cpu' or None; got {storage!r}")
+        check_options(num_samples, layout, ddof, storage)
         self._store: SnapshotStore = new_store(snapshots, directory)
         self.layout = layout
         self.ddof = int(ddof)
         self._device = _resolved(device)
         home = self._device if storage is None else torch.device("cpu")
         with torch.inference_mode(False):  # a map built in inference mode can be recorded into outside it
-            self._state = _empty_state(num_samples, layout.num_tasks, missing, home)
+            self._state = allocated_state(num_samples, layout.num_tasks, home, missing=missing)
         self._courier = None if storage is None else Courier(self._state)
 
     # What it holds
@@ -246,19 +236,11 @@ class DataMap:
         """
         p, hit, there = checked_update(probabilities, sample_ids, correct, valid, self.num_tasks, self.device)
         serving = backend_named(choose_backend(backend, self.device))
-        ids = sample_ids.long()
-        if serving.defers:
-            ids = note_values(p, there, ids, self.num_samples, self.layout, missing=self.missing)
-        else:
-            check_values(p, there, ids, self.num_samples, missing=self.missing)
-        refused = (~torch.isfinite(p) & there).any(1)
+        ids, refused = checked_rows(p, there, sample_ids, self.num_samples, self.layout, self.missing, serving.defers)
         if self._courier is None:
             serving.record(self._state, p, hit, there, ids, refused)
         else:
-            signed = torch.where(hit, -p.abs(), p.abs())
-            if ids is sample_ids:
-                ids = ids.clone()  # the courier reads it later than the caller may write to it
-            self._courier.send(torch.where(there, signed, torch.nan), refused, ids)
+            self._courier.record(p, hit, there, ids, refused)
         if serving.defers and _faults.debugging():
             _faults.check(self.device)
 
@@ -274,11 +256,7 @@ class DataMap:
         """
         if not isinstance(other, DataMap):
             raise InvalidTypeError(f"other must be a DataMap; got {type(other).__name__}")
-        for what in ("num_samples", "missing", "layout"):
-            ours, theirs = getattr(self, what), getattr(other, what)
-            if ours != theirs:
-                shown = "" if what == "layout" else f"; got {theirs}, this map has {ours}"
-                raise InvalidArgumentError(f"other must have this map's {what}{shown}")
+        _map_merge.check_alike(self, other)
         for one in (self, other):
             _faults.check(one.device)
         _map_merge.add(self.state, other.state)
@@ -501,21 +479,12 @@ class DataMap:
 
     def _begin(self, sample_ids: Tensor) -> tuple[MapState, Tensor]:
         """Return the tensors that a loss records a batch into, and the ids to record at."""
-        if self._courier is None:
-            return self._state, sample_ids
-        if not sample_ids.is_cuda:
-            check_ids(sample_ids, self.num_samples)
-        rows = len(sample_ids)
-        batch = batch_map(rows, self.num_tasks, self._device, missing=self.missing)
-        return batch, torch.arange(rows, device=self._device)
+        return (self._state, sample_ids) if self._courier is None else self._courier.begin(sample_ids, self._device)
 
     def _end(self, batch: MapState, targets: Tensor, ignore_index: int, sample_ids: Tensor) -> None:
         """Take a batch that :meth:`_begin` gave tensors for on to where the state is."""
-        if self._courier is None or in_backward():
-            return
-        if sample_ids.is_cuda:
-            sample_ids = note_ids(sample_ids, self.num_samples, self.layout)
-        self._courier.take(batch, targets != ignore_index, sample_ids)
+        if self._courier is not None and not in_backward():
+            self._courier.take(batch, targets != ignore_index, sample_ids, self.layout)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_state": self.state}
@@ -523,30 +492,6 @@ class DataMap:
     def _now(self, epoch: int = -1) -> Snapshot:
         _faults.check(self.device)
         return Snapshot(epoch, self.state.words, self.state.counts, self.ddof)
-
-
-def _empty_state(num_samples: int, num_tasks: int, missing: bool, device: torch.device) -> MapState:
-    """Return a map's tensors, all zeros; MapMemoryError where there is no memory for them."""
-    counts, count_type = ((num_samples, num_tasks), torch.int16) if missing else ((num_samples,), torch.int32)
-    needed = 8 * num_samples * num_tasks + count_type.itemsize * math.prod(counts) + 8
-    refusal = MapMemoryError(
-        f"num_samples must be so few that the map fits the memory of {device}; "
-        f"got {num_samples}, which with {num_tasks} tasks need {needed:,} bytes"
-    )
-    if needed >= 2**63:  # torch overflows, in one of several places
-        raise refusal
-    try:
-        return MapState(
-            torch.zeros((num_samples, 2, num_tasks), dtype=torch.int32, device=device),
-            torch.zeros(counts, dtype=count_type, device=device),
-            torch.zeros(1, dtype=torch.int64, device=device),
-        )
-    except torch.OutOfMemoryError:
-        raise refusal from None
-    except RuntimeError as error:  # the CPU's allocator has no type of its own
-        if "DefaultCPUAllocator" not in str(error):
-            raise
-        raise refusal from None
 
 
 def _resolved(device: torch.device | str) -> torch.device:
