@@ -34,17 +34,19 @@ def _check_dense(value: Tensor, what: str) -> None:
         raise InvalidTypeError(f"{what} must be a dense (strided) tensor; got {value.layout}")
 
 
+def check_classification(layout: TaskLayout, advice: str = "") -> None:
+    """Raise where a task is a regression, which is named."""
+    if layout.has_regression:
+        name = layout.names[layout.kinds.index("regression")]
+        raise InvalidArgumentError(f"layout must hold classification tasks only, {name!r} is a regression{advice}")
+
+
 def check_kinds(logits: Tensor, targets: Tensor, layout: TaskLayout, ignore_index: int) -> None:
     """Raise unless these are of the types that a fused loss takes."""
     check_kind(logits, "logits", LOGIT_DTYPES)
     if not isinstance(layout, TaskLayout):
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
-    if layout.has_regression:
-        name = layout.names[layout.kinds.index("regression")]
-        raise InvalidArgumentError(
-            f"layout must hold classification tasks only, {name!r} is a regression; MultiTaskLoss and BranchedLoss "
-            "take both kinds"
-        )
+    check_classification(layout, "; MultiTaskLoss and BranchedLoss take both kinds")
     check_kind(targets, "targets", TARGET_DTYPES)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
         raise InvalidTypeError(f"ignore_index must be an integer; got {ignore_index!r}")

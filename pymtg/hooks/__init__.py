@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from pymtg._checks import check_classification
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.hooks._errors import RecordingError
@@ -109,11 +110,7 @@ def record(
     """
     if not isinstance(layout, TaskLayout):
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
-    if layout.has_regression:
-        name = layout.names[layout.kinds.index("regression")]
-        raise InvalidArgumentError(
-            f"layout must hold classification tasks only, {name!r} is a regression; MultiTaskLoss records both kinds"
-        )
+    check_classification(layout, "; MultiTaskLoss records both kinds")
     sources = () if loss_or_model is None else sources_of(loss_or_model, layout, ignore_index, in_order)
     if data_map is not None:
         _check_map(data_map, layout, num_samples, missing, ddof)

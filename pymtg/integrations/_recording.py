@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pymtg._checks import check_sample_ids
+from pymtg._checks import check_classification, check_sample_ids
 from pymtg._ranks import Ranks
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, RankError
@@ -233,9 +233,7 @@ class MapRecording:
 
     def _reader_of(self, layout: TaskLayout) -> Reader:
         if self._reader is None:
-            if layout.has_regression:
-                name = layout.names[layout.kinds.index("regression")]
-                raise InvalidArgumentError(f"layout must hold classification tasks only; {name!r} is a regression")
+            check_classification(layout)
             self._reader = Reader(
                 layout.names[0], layout.num_logits, layout.num_tasks, self.ignore_index, softmax=False
             )

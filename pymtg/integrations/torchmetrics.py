@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pymtg._checks import check_classification
 from pymtg._reference import MapState
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError
@@ -90,9 +91,7 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
     ) -> None:
         super().__init__(**kwargs)
         new = DataMap(num_samples, layout, missing=missing, ddof=ddof)
-        if layout.has_regression:
-            name = layout.names[layout.kinds.index("regression")]
-            raise InvalidArgumentError(f"layout must hold classification tasks only; {name!r} is a regression")
+        check_classification(layout)
         self.layout, self.num_samples, self.missing, self.ddof = layout, num_samples, bool(missing), new.ddof
         self._reader = Reader(layout.names[0], layout.num_logits, layout.num_tasks, ignore_index, softmax=False)
         # One tensor for both: what several ranks or metrics hold is merged with means and counts at hand.
