@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -182,6 +183,29 @@ def test_parts_of_a_batch_are_recorded_each_as_they_were():
     fit(module, callback)
     assert callback.data_map.count.eq(2).all()
     assert_same_map(callback.data_map, module.observed.map(LAYOUT, M))
+
+
+@pytest.mark.parametrize("before", ["nothing", "a fit with one", "a fit with one that failed"])
+def test_a_module_keeps_nothing_where_no_callback_reads_it(before):
+    class Watched(Mixed):
+        fails, kept = before.endswith("failed"), ()
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.kept = (*self.kept, len(self._pymtg_parts or ()))
+            if self.fails and batch_idx == 2:
+                raise ZeroDivisionError
+            return loss
+
+    module = Watched()
+    if before != "nothing":
+        with pytest.raises(ZeroDivisionError) if module.fails else nullcontext():
+            fit(module, DataMapCallback(snapshot_epochs=None))
+        assert set(module.kept) == {1}
+        assert not module._pymtg_parts
+        module.fails, module.kept = False, ()
+    fit(module, [])
+    assert set(module.kept) == {0}
 
 
 def test_training_is_what_it_is_without_the_callback():

@@ -184,6 +184,11 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """End an epoch that a checkpoint was taken at the end of, and that was the last."""
         self._recording.end_epoch()
+        _forget_parts(pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave nothing of the last batch with the module."""
+        _forget_parts(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the map and where the epoch stands; of several processes all have to call this, as Lightning does."""
@@ -223,6 +228,11 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         if value is None and unsaid and isinstance(batch, (tuple, list)) and gives_ids(trainer.train_dataloader):
             value = batch[0]
         return self._one("ids", outputs, batch) if value is None else value
+
+
+def _forget_parts(pl_module: Any) -> None:
+    if isinstance(pl_module, DataMapMixin):
+        pl_module._pymtg_parts = None
 
 
 def _looked_up(where: Where, outputs: Any, batch: Any) -> Any:

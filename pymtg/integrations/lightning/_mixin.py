@@ -22,14 +22,14 @@ class DataMapMixin:
     once it is on its device, so that ``training_step`` gets the batch as it always was, and ``training_step`` says
     ``self.record(logits, targets)``. What it recorded goes into the map when the batch is done and no earlier: a step
     that raises leaves no trace, one that is run several times by its optimizer counts once. A step may record several
-    parts of its batch, each with `sample_ids` of its own. In validation :meth:`record` does nothing; without a
-    :class:`DataMapCallback` in the trainer nobody reads what it kept.
+    parts of its batch, each with `sample_ids` of its own. In validation, and without a :class:`DataMapCallback` in the
+    trainer, :meth:`record` keeps nothing.
 
     The mix-in is the module's ``on_after_batch_transfer``; Lightning refuses a data module with such a hook beside it.
     """
 
     _pymtg_ids: Any = None
-    _pymtg_parts: tuple[tuple[Tensor, Tensor, Any], ...] = ()
+    _pymtg_parts: tuple[tuple[Tensor, Tensor, Any], ...] | None = None  # None where no callback reads them
 
     def record(self, logits: Tensor, targets: Tensor, sample_ids: Any = None) -> None:
         """Say what this training step saw.
@@ -58,6 +58,8 @@ class DataMapMixin:
                 "call record(logits, targets, sample_ids). Where it is wrapped, DataMapMixin must stand before "
                 "LightningModule among the bases, and an on_after_batch_transfer of your own must call super()"
             )
+        if self._pymtg_parts is None:
+            return
         part = (logits.detach().clone(), targets.detach().clone(), ids)
         self._pymtg_parts = (*(kept for kept in self._pymtg_parts if not _same_ids(kept[2], ids)), part)
 
