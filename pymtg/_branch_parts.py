@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pymtg._checks import check_floating, check_tensor
 from pymtg._task_losses import class_numbers
 from pymtg._task_split import columns_of, pick
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
@@ -121,11 +122,13 @@ class BranchParts:
         if isinstance(self.targets, Mapping):
             for name in self.layout:
                 self._check_entry(name)
-        elif not isinstance(self.targets, Tensor):
+            return
+        if not isinstance(self.targets, Tensor):
             raise InvalidTypeError(
                 f"targets must be a tensor or tensors by task name; got {type(self.targets).__name__}"
             )
-        elif tuple(self.targets.shape) != (self.num_rows, self.layout.num_tasks):
+        check_tensor(self.targets, "targets")
+        if tuple(self.targets.shape) != (self.num_rows, self.layout.num_tasks):
             raise InvalidArgumentError(
                 f"targets must be [{self.num_rows}, {self.layout.num_tasks}]; got {list(self.targets.shape)}"
             )
@@ -134,8 +137,7 @@ class BranchParts:
         if name not in self.targets:
             raise InvalidArgumentError(f"targets must hold every task of the layout; {name!r} is not there")
         found = self.targets[name]
-        if not isinstance(found, Tensor):
-            raise InvalidTypeError(f"targets of task {name!r} must be a tensor; got {type(found).__name__}")
+        check_tensor(found, f"targets of task {name!r}")
         if found.dim() == 0 or len(found) != self.num_rows:
             raise InvalidArgumentError(
                 f"targets of task {name!r} must have {self.num_rows} rows; got {list(found.shape)}"
@@ -151,9 +153,7 @@ def _linear_tasks(layout: TaskLayout, logits: Any, others: Any) -> TaskLayout | 
     for what, found in (("logits", logits), *((f"task {name!r}", found) for name, found in others.items())):
         if found is None and what == "logits":
             continue
-        if not isinstance(found, Tensor) or not found.is_floating_point():
-            shown = found.dtype if isinstance(found, Tensor) else type(found).__name__
-            raise InvalidTypeError(f"outputs of {what} must be a floating-point tensor; got {shown}")
+        check_floating(found, f"outputs of {what}")
         if found.dim() < 2:
             raise InvalidArgumentError(f"outputs of {what} must be [K, B, ...]; got {list(found.shape)}")
     rest = [name for name in layout if name not in others]

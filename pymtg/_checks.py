@@ -21,15 +21,24 @@ ID_DTYPES = (torch.int64, torch.int32)
 
 def check_kind(value: Tensor, what: str, dtypes: tuple[torch.dtype, ...]) -> None:
     """Raise unless `value` is a dense tensor of one of the dtypes."""
-    if not isinstance(value, Tensor):
-        raise InvalidTypeError(f"{what} must be a tensor; got {type(value).__name__}")
+    check_tensor(value, what)
     if value.dtype not in dtypes:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise InvalidTypeError(f"{what} must have one of the dtypes {known}; got {value.dtype}")
-    _check_dense(value, what)
 
 
-def _check_dense(value: Tensor, what: str) -> None:
+def check_floating(value: Tensor, what: str) -> None:
+    """Raise unless `value` is a dense floating-point tensor."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidTypeError(f"{what} must be a floating-point tensor; got {got}")
+    check_tensor(value, what)
+
+
+def check_tensor(value: Tensor, what: str) -> None:
+    """Raise unless `value` is a dense tensor."""
+    if not isinstance(value, Tensor):
+        raise InvalidTypeError(f"{what} must be a tensor; got {type(value).__name__}")
     if value.layout != torch.strided:  # sparse forms have no addresses to compute on
         raise InvalidTypeError(f"{what} must be a dense (strided) tensor; got {value.layout}")
 
@@ -55,7 +64,8 @@ def check_kinds(logits: Tensor, targets: Tensor, layout: TaskLayout, ignore_inde
 
 
 def check_targets(targets: Tensor, rows: int, layout: TaskLayout, device: torch.device) -> None:
-    """Raise unless `targets` is ``[rows, T]`` on the logits' `device`."""
+    """Raise unless `targets` is a dense tensor ``[rows, T]`` on the logits' `device`."""
+    check_tensor(targets, "targets")
     if targets.dim() != 2 or targets.shape[0] != rows or targets.shape[1] != layout.num_tasks:
         raise InvalidArgumentError(
             f"targets must be [{rows}, {layout.num_tasks}], a row per row of logits and a column per task; "
@@ -98,10 +108,7 @@ def check_map(logits: Tensor, layout: TaskLayout, data_map: DataMap, sample_ids:
 
 def check_task_weights(task_weights: Tensor, layout: TaskLayout, logits: Tensor) -> None:
     """Raise unless the weights are constant floating-point numbers ``[T]`` on the logits' device."""
-    if not isinstance(task_weights, Tensor) or not task_weights.is_floating_point():
-        got = task_weights.dtype if isinstance(task_weights, Tensor) else type(task_weights).__name__
-        raise InvalidTypeError(f"task_weights must be a floating-point tensor; got {got}")
-    _check_dense(task_weights, "task_weights")
+    check_floating(task_weights, "task_weights")
     if task_weights.shape != (layout.num_tasks,):
         raise InvalidArgumentError(f"task_weights must be [{layout.num_tasks}]; got {list(task_weights.shape)}")
     if task_weights.device != logits.device:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pymtg import _faults
-from pymtg._checks import check_sample_ids
+from pymtg._checks import check_sample_ids, check_tensor
 from pymtg._reference import check_ids
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError
 from pymtg.tasks import TaskLayout
@@ -25,6 +25,7 @@ def checked_update(
     """Return probabilities, right predictions and known labels ``[B, T]``; raises for shapes, dtypes and devices."""
     if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point():
         raise InvalidTypeError(f"probabilities must be a floating-point tensor; got {_kind(probabilities)}")
+    check_tensor(probabilities, "probabilities")
     if probabilities.dim() != 2 or probabilities.shape[1] != num_tasks:
         raise InvalidArgumentError(f"probabilities must be [B, {num_tasks}]; got {list(probabilities.shape)}")
     if probabilities.device != device:
@@ -89,6 +90,7 @@ def _kind(value: Any) -> str:
 def _mask(mask: Tensor, what: str, like: Tensor) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise InvalidTypeError(f"{what} must be a bool tensor; got {_kind(mask)}")
+    check_tensor(mask, what)
     if mask.shape != like.shape or mask.device != like.device:
         raise InvalidArgumentError(
             f"{what} must be {list(like.shape)} on {like.device}; got {list(mask.shape)} on {mask.device}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pymtg._branch_parts import BranchParts
+from pymtg._checks import check_floating
 from pymtg._task_losses import column_losses, row_losses
 from pymtg._task_split import TaskLossFunction, split_tasks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
@@ -157,9 +158,7 @@ class BranchedLoss(nn.Module):
         return torch.stack([figure.reshape(()).to(parts.dtype) for figure in figures]).view(-1, 1, 1)
 
     def _check_assignment(self, assignment: Tensor, parts: BranchParts) -> None:
-        if not isinstance(assignment, Tensor) or not assignment.is_floating_point():
-            shown = assignment.dtype if isinstance(assignment, Tensor) else type(assignment).__name__
-            raise InvalidTypeError(f"assignment must be a floating-point tensor; got {shown}")
+        check_floating(assignment, "assignment")
         plain = [self.layout.num_tasks, parts.num_branches]
         if list(assignment.shape) not in (plain, [parts.num_rows, *plain]):
             raise InvalidArgumentError(

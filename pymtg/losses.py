@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pymtg._checks import LOGIT_DTYPES, check_kind, check_sample_ids, check_targets
+from pymtg._checks import LOGIT_DTYPES, check_kind, check_sample_ids, check_targets, check_tensor
 from pymtg._mixed_loss import check_split, gold_values, mixed_losses
 from pymtg._once import in_backward
 from pymtg._reference import MapState
@@ -165,6 +165,7 @@ def _weights(values: Tensor | Sequence[float] | None, layout: TaskLayout) -> Ten
         weights = torch.as_tensor(values).detach().clone()
     except (TypeError, ValueError, RuntimeError):
         raise InvalidTypeError(f"task_weights must be numbers, one per task; got {values!r}") from None
+    check_tensor(weights, "task_weights")
     if not weights.is_floating_point():
         weights = weights.to(torch.get_default_dtype())
     if weights.shape != (layout.num_tasks,):

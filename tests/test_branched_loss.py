@@ -363,6 +363,10 @@ NO_LINEAR = {name: Z(K, B, c) for name, c in zip(MIXED, MIXED.num_classes, stric
     [
         ({"outputs": [1.0]}, InvalidTypeError, "outputs must be a tensor or HeadOutputs; got list"),
         ({"outputs": Z(K, B, 10).long()}, InvalidTypeError, r"outputs of logits must be .*; got torch.int64"),
+        ({"outputs": Z(K, B, 10).to_sparse()}, InvalidTypeError, "outputs of logits must be a dense .*sparse_coo"),
+        ({"targets": Z(B, 6).to_sparse()}, InvalidTypeError, "targets must be a dense .*sparse_coo"),
+        ({"targets": targets_with("b", Z(B).to_sparse())}, InvalidTypeError, "targets of task 'b' must be a dense"),
+        ({"assignment": Z(6, K).to_sparse()}, InvalidTypeError, "assignment must be a dense .*sparse_coo"),
         ({"outputs": Z(B, 10)}, InvalidArgumentError, r"outputs must be \[K, B, 10\]"),
         ({"outputs": Z(10)}, InvalidArgumentError, r"outputs of logits must be \[K, B, ...\]; got \[10\]"),
         ({"outputs": Z(K, B, 9)}, InvalidArgumentError, r"outputs must be \[K, B, 10\].*got \[3, 11, 9\]"),

@@ -146,6 +146,7 @@ def test_repr(case: Case) -> None:
         ({"task_weights": 1.0}, InvalidArgumentError, r"task_weights must have one entry per task \(2\); got \[\]"),
         ({"task_weights": [1.0, -1.0]}, InvalidArgumentError, r"finite and not negative; got \[1.0, -1.0\]"),
         ({"task_weights": [1.0, torch.nan]}, InvalidArgumentError, "finite and not negative; got"),
+        ({"task_weights": torch.ones(2).to_sparse()}, InvalidTypeError, "task_weights must be a dense .*sparse_coo"),
         ({"task_weights": ["a", "b"]}, InvalidTypeError, "task_weights must be numbers"),
     ],
 )

@@ -248,6 +248,18 @@ def test_refusals_leave_the_map_alone(break_it: dict[str, Any], error: type[Exce
     assert not data_map.count.any()
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([[0.0] * 5] * 2, "targets must be a tensor; got list"),
+        (torch.zeros(2, 5).to_sparse(), r"targets must be a dense \(strided\) tensor; got torch.sparse_coo"),
+    ],
+)
+def test_targets_that_are_no_dense_tensor_are_refused(targets: Any, message: str) -> None:
+    with pytest.raises(InvalidTypeError, match=message):
+        MultiTaskLoss(LAYOUTS["interleaved"])(torch.zeros(2, 8), targets)
+
+
 def test_construction_refuses() -> None:
     layout = LAYOUTS["interleaved"]
     with pytest.raises(InvalidArgumentError, match="one target a row here; 'a' has 'dense_cross_entropy'"):
