@@ -137,7 +137,7 @@ def test_compiles(
         kernel = compiled(launch, capability)
         assert kernel.asm["cubin"]
         report = report_of(kernel, capability, tmp_path)
-        # For one program more at a time ptxas may spill a few bytes ; never an array.
+        # For one program more at a time ptxas may spill a few bytes; never an array.
         (frame, spilled) = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", report)[0]
         assert int(frame) <= 16, report
         assert int(spilled) <= 16, report
