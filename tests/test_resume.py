@@ -449,6 +449,9 @@ def test_options_are_checked(seed, tmp_path):
     for name in ("checkpoint_dir", "log"):
         with pytest.raises(InvalidTypeError, match=f"{name} must be a path or None; got 3"):
             dmtg(seed, **{name: 3})
+    for name in ("checkpoint_dir", "log", "tensorboard", "profile"):
+        with pytest.raises(InvalidArgumentError, match=f"{name} must be a path or None; got ''"):
+            stg(seed, **{name: ""})
     with pytest.raises(InvalidArgumentError, match="checkpoint_keep must be at least 1; got 0"):
         stg(seed, checkpoint_keep=0)
     for wrong in ("", "0", "ten", "5,6", "1s,2min", "0s", "-1", "1.5"):

@@ -130,6 +130,8 @@ class LongRun:
 def _path(argument: str, value: Any) -> Path | None:
     if value is not None and not isinstance(value, (str, os.PathLike)):
         raise InvalidTypeError(f"{argument} must be a path or None; got {value!r}")
+    if value == "":  # which would be the current directory
+        raise InvalidArgumentError(f"{argument} must be a path or None; got ''")
     return None if value is None else Path(value)
 
 
