@@ -75,12 +75,17 @@ def _noted(p: Tensor, there: Tensor, ids: Tensor, num_samples: int, layout: Task
     """Note such values on the device without reading them; return ids that leave the rows concerned out: -1."""
     outside = _outside(p, there)
     _faults.note(_faults.Fault.PROBABILITY, outside, p, layout)
+    ids = note_places(there, ids, num_samples, layout, missing=missing)
+    return torch.where(outside.any(1), -1, ids)
+
+
+def note_places(there: Tensor, ids: Tensor, num_samples: int, layout: TaskLayout, *, missing: bool) -> Tensor:
+    """Note ids outside the map, and labels that a map of complete ones misses; return ids with -1 for the rows."""
     ids = note_ids(ids, num_samples, layout)
-    bad = outside.any(1)
-    if not missing:
-        _faults.note(_faults.Fault.MISSING, ~there, p, layout)
-        bad |= ~there.all(1)
-    return torch.where(bad, -1, ids)
+    if missing:
+        return ids
+    _faults.note(_faults.Fault.MISSING, ~there, there, layout)
+    return torch.where(there.all(1), ids, -1)
 
 
 def _kind(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 Operators may take tensors, numbers and strings only, so a layout travels as its handle and a data map as its tensors;
 what they change in place is declared. Gradients are added by the ``autograd.Function`` classes in
-:mod:`pymtg.functional`: torch refuses autograd formulas for operators that mutate.
+:mod:`pymtg.functional`: torch refuses autograd formulas for operators that mutate. Those of a linear head are in
+:mod:`pymtg._linear_ops`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ _library.define(  # type: ignore[no-untyped-call]
 )
 
 _compiled_for: dict[int, TaskLayout] = {}
+
+
+def compiled_for(handle: int) -> None:
+    """Keep a layout: who asks for shapes is torch.compile, and a graph that may be called holds the handle only."""
+    _compiled_for[handle] = TaskLayout.with_handle(handle)
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -99,8 +105,7 @@ def _multitask_cross_entropy_shapes(
     backend: str,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    # Seen by torch.compile: the compiled graph holds the handle only, for as long as it may be called.
-    _compiled_for[layout] = TaskLayout.with_handle(layout)
+    compiled_for(layout)
     dtype = arithmetic_dtype(logits.dtype)
     left = (targets.shape[1],) if recomputes(backend) else tuple(logits.shape)
     shape = left if need_gradient else (0,)
@@ -138,7 +143,7 @@ def _assigned_cross_entropy_shapes(
     backend: str,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _compiled_for[layout] = TaskLayout.with_handle(layout)
+    compiled_for(layout)
     dtype = arithmetic_dtype(logits.dtype)
     heads, tasks = logits.shape[0], targets.shape[1]
     return (
@@ -174,7 +179,7 @@ def _recomputed_gradient_shapes(
     ignore_index: int,
     backend: str,
 ) -> Tensor:
-    _compiled_for[layout] = TaskLayout.with_handle(layout)
+    compiled_for(layout)
     return logits.new_empty(tuple(logits.shape))
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from pymtg import _ops
 from pymtg._assigned import assigned_cross_entropy
 from pymtg._backend import choose_backend
+from pymtg._batch_map import begun, ended
 from pymtg._checks import check_kinds, check_map, check_targets, check_task_weights
 from pymtg._linear import linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy
 from pymtg._once import known_ones, once, used_once
-from pymtg._reference import MapState
 from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
 
@@ -89,7 +89,7 @@ def multitask_cross_entropy(
     :func:`pymtg.check_errors`, or at once under :class:`pymtg.debug`.
     """
     name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
-    words, counts, rejected, ids = _begun(data_map, sample_ids)
+    words, counts, rejected, ids = begun(data_map, sample_ids)
     losses: Tensor
     if logits.requires_grad and torch.is_grad_enabled():
         losses = _Losses.apply(  # type: ignore[no-untyped-call]
@@ -99,7 +99,7 @@ def multitask_cross_entropy(
         losses, _ = _ops.multitask_cross_entropy(
             logits, targets, None, ids, words, counts, rejected, layout.handle, ignore_index, name, False
         )
-    _ended(data_map, (words, counts, rejected), targets, ignore_index, sample_ids)
+    ended(data_map, (words, counts, rejected), targets, ignore_index, sample_ids)
     return losses
 
 
@@ -122,7 +122,7 @@ def weighted_multitask_cross_entropy(
     name = _check(logits, targets, layout, ignore_index, data_map, sample_ids, backend)
     if task_weights is not None:
         check_task_weights(task_weights, layout, logits)
-    words, counts, rejected, ids = _begun(data_map, sample_ids)
+    words, counts, rejected, ids = begun(data_map, sample_ids)
     total: Tensor
     losses: Tensor
     if logits.requires_grad and torch.is_grad_enabled():
@@ -134,35 +134,8 @@ def weighted_multitask_cross_entropy(
             logits, targets, None, ids, words, counts, rejected, layout.handle, ignore_index, name, False
         )
         total = _total(losses, task_weights)
-    _ended(data_map, (words, counts, rejected), targets, ignore_index, sample_ids)
+    ended(data_map, (words, counts, rejected), targets, ignore_index, sample_ids)
     return total, losses
-
-
-def _begun(
-    data_map: DataMap | None, sample_ids: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Return what the operator records into, and at which ids."""
-    if data_map is None or sample_ids is None:
-        return None, None, None, None
-    state, ids = data_map._begin(sample_ids)
-    return *state, ids
-
-
-def _ended(
-    data_map: DataMap | None,
-    state: tuple[Tensor | None, ...],
-    targets: Tensor,
-    ignore_index: int,
-    sample_ids: Tensor | None,
-) -> None:
-    """Have a map whose state is elsewhere take the batch there."""
-    if data_map is None or data_map.storage is None or sample_ids is None:
-        return
-    words, counts, rejected = state
-    assert words is not None
-    assert counts is not None
-    assert rejected is not None
-    data_map._end(MapState(words, counts, rejected), targets, ignore_index, sample_ids)
 
 
 def _total(losses: Tensor, task_weights: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from _cases import random_case, random_layout
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pymtg import DataMap, TaskLayout
+from pymtg import _linear_ops as ops
 from pymtg.errors import BackendError, InvalidArgumentError, InvalidTypeError, MissingLabelError, SampleIdError
 from pymtg.functional import (
     linear_multitask_cross_entropy,
@@ -20,6 +23,7 @@ from pymtg.functional import (
     weighted_linear_multitask_cross_entropy,
 )
 
+FUNCTIONS = [linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy]
 CLASSES = [1, 4, 2, 1, 1, 7, 3]
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
@@ -35,6 +39,14 @@ def head(
 
 def gradients(total: Tensor, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(total, [tensor for tensor in tensors if tensor is not None])
+
+
+def assert_same_map(got: DataMap, expected: DataMap) -> None:
+    assert torch.equal(got.count, expected.count)
+    assert torch.equal(got.correctness, expected.correctness)
+    assert got.num_rejected == expected.num_rejected
+    torch.testing.assert_close(got.mean, expected.mean, rtol=1e-6, atol=2e-7)
+    torch.testing.assert_close(got.std, expected.std, rtol=1e-5, atol=5e-7)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -94,12 +106,173 @@ def test_map(missing: bool, weighted: bool, backend: str, generator: torch.Gener
         function = weighted_linear_multitask_cross_entropy if weighted else linear_multitask_cross_entropy
         function(features, weight, bias, case.targets, layout, data_map=maps[0], max_columns=5, **arguments)
         multitask_cross_entropy(F.linear(features, weight, bias), case.targets, layout, data_map=maps[1], **arguments)
-    got, expected = maps
-    assert torch.equal(got.count, expected.count)
-    assert torch.equal(got.correctness, expected.correctness)
-    assert got.num_rejected == expected.num_rejected > 0
-    torch.testing.assert_close(got.mean, expected.mean, rtol=1e-6, atol=2e-7)
-    torch.testing.assert_close(got.std, expected.std, rtol=1e-5, atol=5e-7)
+    assert_same_map(*maps)
+    assert maps[0].num_rejected > 0
+
+
+@pytest.mark.parametrize("storage", [None, "cpu"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_refused_by_one_chunk(storage: str | None, function: Any, backend: str) -> None:
+    """A row with one loss that is not finite is left out of the map for every task, whichever chunk that is in."""
+    layout = TaskLayout(["a", "b", "c"], [2, 1, 3])
+    features, targets, ids = 10 * torch.eye(4), torch.zeros(4, 3, dtype=torch.long), torch.tensor([3, 1, 3, 5])
+    for column in (0, 2, 5):
+        data_map, weight = DataMap(6, layout, storage=storage), torch.zeros(6, 4)
+        weight[column, 1] = 3e38
+        for _ in range(2):
+            function(
+                features, weight, None, targets, layout,
+                max_columns=1, data_map=data_map, sample_ids=ids, backend=backend,
+            )  # fmt: skip
+        assert data_map.count[:, 0].tolist() == [0, 0, 0, 4, 0, 2]
+        assert bool((data_map.count == data_map.count[:, :1]).all())
+        assert data_map.num_rejected == 2
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_map_in_host_memory(missing: bool, function: Any, backend: str, generator: torch.Generator) -> None:
+    """As on the device, to rounding: in host memory the C++ backend records."""
+    layout = random_layout(CLASSES, generator, weighted=True)
+    maps = [DataMap(8, layout, missing=missing, storage=storage) for storage in ("cpu", None)]
+    for _ in range(3):
+        case = random_case(layout, 12, generator, missing="some" if missing else "none")
+        tensors = head(layout, 12, torch.float32, generator)
+        tensors[0].data[3, 0] = torch.nan
+        ids = torch.randint(8, (12,), generator=generator)
+        options = {"backend": backend, "ignore_index": case.ignore_index, "max_columns": 5}
+        for data_map in maps:
+            function(*tensors, case.targets, layout, data_map=data_map, sample_ids=ids, **options)
+    assert_same_map(*maps)
+    assert maps[0].num_rejected > 0
+
+
+@pytest.mark.parametrize("storage", [None, "cpu"])
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_checkpointing_counts_once(
+    storage: str | None, use_reentrant: bool, function: Any, backend: str, generator: torch.Generator
+) -> None:
+    layout = random_layout(CLASSES, generator, weighted=True)
+    case = random_case(layout, 12, generator)
+    features, weight, bias = head(layout, 12, torch.float32, generator)
+    plain, checkpointed = (DataMap(8, layout, storage=storage) for _ in range(2))
+    ids = torch.randint(8, (12,), generator=generator)
+
+    def step(x: Tensor, data_map: DataMap) -> Tensor:
+        result = function(
+            x.tanh(), weight, bias, case.targets, layout,
+            data_map=data_map, sample_ids=ids, max_columns=5, backend=backend,
+        )  # fmt: skip
+        return result.square().sum() if isinstance(result, Tensor) else 2 * result[0]
+
+    expected = gradients(step(features, plain), (features, weight, bias))
+    checkpoint(step, features, checkpointed, use_reentrant=use_reentrant).backward()
+    torch.testing.assert_close((features.grad, weight.grad, bias.grad), expected)
+    for ours, theirs in zip(checkpointed.state, plain.state, strict=True):
+        assert torch.equal(ours, theirs)
+    assert int(plain.count[:, 0].sum()) == 12
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_gradients_accumulate(function: Any, backend: str, generator: torch.Generator) -> None:
+    layout = random_layout(CLASSES, generator, weighted=True)
+    tensors, expected = head(layout, 12, torch.float64, generator), []
+    for _ in range(3):
+        case = random_case(layout, 12, generator, missing="some")
+        result = function(*tensors, case.targets, layout, max_columns=5, backend=backend)
+        total = (result * case.upstream).sum() if isinstance(result, Tensor) else result[0]
+        total.backward(retain_graph=True)
+        expected.append(gradients(total, tensors))
+    for one, parts in zip(tensors, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(one.grad, sum(parts))
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1)], ids=str)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_frozen(frozen: tuple[int, ...], function: Any, backend: str, generator: torch.Generator) -> None:
+    """What needs no gradient has none, and none is computed: the operators return nothing in its place."""
+    layout = random_layout(CLASSES, generator, weighted=True)
+    case = random_case(layout, 12, generator, missing="some")
+    made = head(layout, 12, torch.float32, generator)
+    wanted = function(*made, case.targets, layout, max_columns=5, backend=backend)
+    wanted = wanted.sum() if isinstance(wanted, Tensor) else wanted[0]
+    expected = gradients(wanted, made)
+    tensors = [one.detach().requires_grad_(place not in frozen) for place, one in enumerate(made)]
+    result = function(*tensors, case.targets, layout, max_columns=5, backend=backend)
+    (result.sum() if isinstance(result, Tensor) else result[0]).backward()
+    for place, (one, full) in enumerate(zip(tensors, expected, strict=True)):
+        if place in frozen:
+            assert one.grad is None
+        else:
+            assert torch.equal(one.grad, full)
+    detached, needed = [one.detach() for one in tensors], [place not in frozen for place in range(3)]
+    rest = (layout.handle, case.ignore_index, 5, backend, *needed)
+    _, left = ops.linear_cross_entropy(*detached, case.targets, None, None, None, None, *rest[:4], True)
+    of = ops.linear_cross_entropy_gradient(left, *detached, case.targets, torch.ones(7), *rest)
+    assert [bool(one.numel()) for one in of] == needed
+    of = ops.linear_cross_entropy_total(*detached, case.targets, None, None, None, None, None, *rest)[2:]
+    assert [bool(one.numel()) for one in of] == needed
+
+
+@pytest.mark.parametrize("recording", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_opcheck(recording: bool, bias: bool, dtype: torch.dtype, backend: str, generator: torch.Generator) -> None:
+    layout = random_layout([1, 4, 2], generator, weighted=True)
+    case = random_case(layout, 5, generator)
+    features, weight, offset = (
+        None if one is None else one.detach() for one in head(layout, 5, dtype, generator, bias=bias)
+    )
+    features = features.T.contiguous().T
+    state = (torch.tensor([1, 0, 1, 3, 8]), *DataMap(9, layout).state) if recording else (None,) * 4
+    inputs, rest = (features, weight, offset, case.targets), (layout.handle, -100, 4, backend)
+    for need in (False, True):
+        torch.library.opcheck(ops.linear_cross_entropy, (*inputs, *state, *rest, need))
+        needed = (need, True, need)
+        for weights in (None, case.upstream.abs()):
+            torch.library.opcheck(ops.linear_cross_entropy_total, (*inputs, weights, *state, *rest, *needed))
+        _, left = ops.linear_cross_entropy(*inputs, None, None, None, None, *rest, True)
+        upstream = case.upstream.to(left.dtype)
+        torch.library.opcheck(ops.linear_cross_entropy_gradient, (left, *inputs, upstream, *rest, *needed))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_layout_may_go_before_the_backward_pass(function: Any, backend: str, generator: torch.Generator) -> None:
+    """And is not kept after it."""
+    tensors = head(TaskLayout(["a", "b"], [2, 3]), 5, torch.float32, generator)
+    targets, handles = torch.zeros(5, 2, dtype=torch.long), []
+
+    def total() -> Tensor:
+        layout = TaskLayout(["a", "b"], [2, 3], class_weights=[[1.0, 2.0], None])
+        handles.append(layout.handle)
+        result = function(*tensors, targets, layout, max_columns=3, backend=backend)
+        return result.sum() if isinstance(result, Tensor) else result[0]
+
+    result = total()
+    gc.collect()
+    assert gradients(2 * result, tensors)[0].any()
+    del result
+    gc.collect()
+    with pytest.raises(KeyError):
+        TaskLayout.with_handle(handles[0])
+
+
+def test_targets_between_forward_and_backward(backend: str, generator: torch.Generator) -> None:
+    """The backward pass reads them: changed ones are an error. Those made in inference mode are taken as they are."""
+    layout = TaskLayout(["a", "b"], [2, 3])
+    tensors = head(layout, 5, torch.float32, generator)
+    targets = torch.zeros(5, 2, dtype=torch.long)
+    losses = linear_multitask_cross_entropy(*tensors, targets, layout, backend=backend)
+    expected = gradients(losses.sum(), tensors)
+    losses = linear_multitask_cross_entropy(*tensors, targets, layout, backend=backend)
+    targets.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()
+    with torch.inference_mode():
+        targets = torch.zeros(5, 2, dtype=torch.long)
+    losses = linear_multitask_cross_entropy(*tensors, targets, layout, backend=backend)
+    torch.testing.assert_close(gradients(losses.sum(), tensors), expected)
 
 
 def test_without_gradients_and_with_some(backend: str, generator: torch.Generator) -> None:
