@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from pymtg import DataMap, TaskLayout
+from pymtg import DataMap, TaskLayout, _faults, _linear_chunks, _linear_ops
+from pymtg._backend import backend_named
 from pymtg.errors import InvalidArgumentError, MissingLabelError, SampleIdError
 from pymtg.functional import linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy
 
@@ -230,3 +233,40 @@ def test_bad_values(engine: str, backend: str, generator: torch.Generator) -> No
             assert torch.equal(now, then)
     compiled(*batch(6, generator))
     assert int(head.map.count[:, 0].sum()) == 12
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_nothing_is_read_of_a_device(missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backend that defers, on tensors without values: what reads one, or has a size that depends on one, raises.
+
+    So it would wait for a GPU, and could not be captured in a CUDA graph.
+    """
+
+    def cross_entropy(logits: Tensor, targets: Tensor, layout: TaskLayout, **_: Any) -> tuple[Tensor, Tensor]:
+        return logits.new_empty(layout.num_tasks), logits.new_empty(layout.num_tasks)
+
+    def gradient(left: Tensor, logits: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.empty_like(logits)
+
+    recorded: list[Any] = []
+    silent = dataclasses.replace(
+        backend_named("cpp"),
+        cross_entropy=cross_entropy,
+        gradient=gradient,
+        record=lambda *given: recorded.append(given),
+        defers=True,
+    )
+    monkeypatch.setattr(_linear_chunks, "backend_named", lambda name: silent)
+    monkeypatch.setattr(_faults, "_buffers", {})
+    _faults.fault_buffer(torch.device("cpu"))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        head = torch.empty(7, 5), torch.empty(6, 5), torch.empty(6), torch.empty(7, 3, dtype=torch.long)
+        state = (torch.empty(7, dtype=torch.long), *DataMap(10, LAYOUT, missing=missing).state)
+        rest, needed = (LAYOUT.handle, -100, 3, "cpp"), (True, True, True)
+        losses, _ = _linear_ops._linear_cross_entropy(*head, *state, *rest, True)
+        of = _linear_ops._linear_cross_entropy_gradient(losses, *head, losses, *rest, *needed)
+        total = _linear_ops._linear_cross_entropy_total(*head, None, *state, *rest, *needed)
+        with pytest.raises(DataDependentOutputException):
+            bool(losses.sum())
+    assert [tuple(one.shape) for one in of] == [tuple(one.shape) for one in total[2:]] == [(7, 5), (6, 5), (6,)]
+    assert len(recorded) == 2

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 import pymtg
 from pymtg import DataMap, MultiTaskLoss, TaskLayout
 from pymtg.errors import InvalidArgumentError, SampleIdError
-from pymtg.functional import assigned_cross_entropy, linear_multitask_cross_entropy, multitask_cross_entropy
+from pymtg.functional import (
+    assigned_cross_entropy,
+    linear_multitask_cross_entropy,
+    multitask_cross_entropy,
+    weighted_linear_multitask_cross_entropy,
+)
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -346,6 +351,104 @@ def test_linear_head(backend: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert torch.equal(maps[0].count, maps[1].count)
     torch.testing.assert_close(maps[0].mean, maps[1].mean, rtol=1e-4, atol=1e-5)
+
+
+class LinearHead(nn.Module):
+    """A linear head, its loss in chunks of 40 columns, a map; the total of one form or of the other."""
+
+    def __init__(self, backend: str, *, weighted: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(LAYOUT.num_logits, 32, generator=generator).cuda() / 8)
+        self.bias = nn.Parameter(torch.randn(LAYOUT.num_logits, generator=generator).cuda())
+        self.map, self.backend, self.weighted = DataMap(100, LAYOUT, device="cuda"), backend, weighted
+
+    def forward(self, x: Tensor, targets: Tensor, ids: Tensor) -> Tensor:
+        options = {"data_map": self.map, "sample_ids": ids, "max_columns": 40, "backend": self.backend}
+        head = (x, self.weight, self.bias, targets, LAYOUT)
+        if self.weighted:
+            return 2 * weighted_linear_multitask_cross_entropy(*head, **options)[0]
+        return linear_multitask_cross_entropy(*head, **options).square().sum()
+
+    def step(self, *batch: Tensor) -> Tensor:
+        total = self(*batch)
+        total.backward()
+        return total.detach()
+
+
+def linear_batch(rows: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    _, targets, ids = (tensor.cuda() for tensor in batch(rows, 100))
+    return torch.randn(rows, 32, device="cuda"), targets, ids
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_host_read_in_a_step_of_a_linear_head(weighted: bool, backend: str) -> None:
+    head, arguments = LinearHead(backend, weighted=weighted), linear_batch()
+    head.step(*arguments)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        head.step(*arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert int(head.map.count[:, 0].sum()) == 2 * 64
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_graph_capture_of_a_linear_head(weighted: bool, backend: str) -> None:
+    head, plain = (LinearHead(backend, weighted=weighted) for _ in range(2))
+    x, targets, ids = linear_batch()
+    x.requires_grad_()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # compiles, allocates, cuts the chunks' layouts
+        head.step(x, targets, ids)
+    torch.cuda.current_stream().wait_stream(side)
+    x.grad = head.weight.grad = head.bias.grad = None
+    head.map.reset()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        total = head.step(x, targets, ids)
+    assert head.map.count.sum() == 0, "a capture runs nothing"
+    for _ in range(3):
+        new = linear_batch()
+        with torch.no_grad():
+            for static, values in zip((x, targets, ids), new, strict=True):
+                static.copy_(values)
+        graph.replay()
+        inputs = new[0].requires_grad_()
+        plain.zero_grad()
+        wanted = plain.step(inputs, *new[1:])
+        torch.testing.assert_close(total, wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(x.grad, inputs.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(head.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(head.bias.grad, plain.bias.grad, rtol=1e-4, atol=1e-5)
+    assert_same_map(head.map, plain.map)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_linear_head_with_amp(mode: str, weighted: bool, backend: str) -> None:
+    torch.compiler.reset()
+    heads = [LinearHead(backend, weighted=weighted) for _ in range(2)]
+
+    def forward(head: LinearHead, *arguments: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return head(*arguments)
+
+    compiled = torch.compile(forward, fullgraph=True, mode=mode)
+    for _ in range(4):
+        arguments = linear_batch()
+        torch.compiler.cudagraph_mark_step_begin()
+        expected, got = forward(heads[0], *arguments), compiled(heads[1], *arguments)
+        torch.testing.assert_close(got.clone(), expected, rtol=1e-3, atol=1e-3)
+        expected.backward()
+        got.backward()
+    for ours, theirs in zip(heads[1].parameters(), heads[0].parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-2)
+    assert torch.equal(heads[1].map.count, heads[0].map.count)
+    torch.compiler.reset()
 
 
 def test_map_in_host_memory(backend: str) -> None:

@@ -11,7 +11,11 @@ from torch import Tensor
 import pymtg
 from pymtg import DataMap, MultiTaskLoss, TaskLayout
 from pymtg.errors import InvalidArgumentError, MissingLabelError, PymtgError, SampleIdError
-from pymtg.functional import multitask_cross_entropy
+from pymtg.functional import (
+    linear_multitask_cross_entropy,
+    multitask_cross_entropy,
+    weighted_linear_multitask_cross_entropy,
+)
 
 LAYOUT = TaskLayout(["digit", "odd", "many"], [10, 1, 40])
 
@@ -75,6 +79,39 @@ def test_every_read_raises(read: str) -> None:
     with pytest.raises(InvalidArgumentError, match="holds 2"):
         reads.get(read, lambda: getattr(data_map, read))()
     assert data_map.snapshot_epochs == ()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_of_a_linear_head(kind: str, weighted: bool, compiled: bool) -> None:
+    """In chunks too the row alone is left out, compiled or not; with `debug` the map is as it was."""
+    torch.compiler.reset()
+    error, _ = CASES[kind]
+    data_map = DataMap(70, LAYOUT)
+    _, targets, ids = bad(kind)
+    x, weight = torch.zeros(70, 4), torch.zeros(LAYOUT.num_logits, 4, requires_grad=True)
+
+    def step(weight: Tensor) -> Tensor:
+        options = {"data_map": data_map, "sample_ids": ids, "max_columns": 11, "backend": "triton"}
+        if weighted:
+            return weighted_linear_multitask_cross_entropy(x, weight, None, targets, LAYOUT, **options)[0]
+        return linear_multitask_cross_entropy(x, weight, None, targets, LAYOUT, **options).sum()
+
+    run = torch.compile(step, fullgraph=True, backend="aot_eager") if compiled else step
+    (gradient,) = torch.autograd.grad(run(weight), weight)
+    assert bool(gradient.isfinite().all())
+    with pytest.raises(error):
+        data_map.mean  # noqa: B018
+    row = {"id": 65, "negative id": 2}.get(kind, 66)
+    assert torch.equal(data_map.count[:, 0], torch.ones(70, dtype=torch.int32).index_fill(0, torch.tensor([row]), 0))
+    if "label" in kind:
+        data_map.reset()
+        with pymtg.debug(), pytest.raises(error):
+            step(weight)
+        assert not data_map.count.any()
 
 
 def test_check_errors_and_debug() -> None:

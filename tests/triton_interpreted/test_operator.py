@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import pymtg
 from pymtg import DataMap, MultiTaskLoss, TaskLayout
+from pymtg import _linear_ops as linear_ops
 from pymtg import _ops as ops
 from pymtg.errors import BackendError
 from pymtg.functional import (
@@ -165,6 +167,57 @@ def test_linear_head_and_a_map_in_host_memory(weighted: bool, generator: torch.G
     assert torch.equal(maps[0].count, maps[1].count)
     assert maps[0].num_rejected == maps[1].num_rejected == 2
     torch.testing.assert_close(maps[0].mean, maps[1].mean, rtol=1e-5, atol=2e-6)
+
+
+HEADS = [linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy]
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_opcheck_of_the_linear_head(case: Case, recording: bool, generator: torch.Generator) -> None:
+    x, weight = torch.randn(5, 3, generator=generator), torch.randn(7, 3, generator=generator)
+    state = (torch.tensor([1, 0, 1, 3, 8]), *DataMap(9, case.layout).state) if recording else (None,) * 4
+    inputs, rest = (x, weight, None, case.targets), (case.layout.handle, -100, 4, "triton")
+    for need in (False, True):
+        torch.library.opcheck(linear_ops.linear_cross_entropy, (*inputs, *state, *rest, need))
+    torch.library.opcheck(
+        linear_ops.linear_cross_entropy_total, (*inputs, case.upstream, *state, *rest, True, True, False)
+    )
+    _, left = linear_ops.linear_cross_entropy(*inputs, None, None, None, None, *rest, True)
+    torch.library.opcheck(
+        linear_ops.linear_cross_entropy_gradient, (left, *inputs, case.upstream, *rest, True, True, False)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("function", HEADS)
+def test_compiled_linear_head(function: Any, generator: torch.Generator) -> None:
+    """Two chunks under fullgraph=True and autocast, checkpointed: gradients as in eager mode, the state bit for bit."""
+    torch.compiler.reset()
+    layout = TaskLayout(["a", "b"], [1, 3], [2.0, None])
+    maps, start = [DataMap(8, layout) for _ in range(2)], torch.randn(4, 5, generator=generator)
+    weights = [start.clone().requires_grad_() for _ in maps]
+
+    def step(x: Tensor, y: Tensor, ids: Tensor, weight: Tensor, data_map: DataMap) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            result = function(
+                x, weight, None, y, layout, data_map=data_map, sample_ids=ids, max_columns=3, backend="triton"
+            )
+        return result.square().sum() if isinstance(result, Tensor) else 2 * result[0]
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for rows in (4, 7):
+        x, ids = torch.randn(rows, 5, generator=generator), torch.randint(8, (rows,), generator=generator)
+        y = torch.randint(2, (rows, 2), generator=generator)
+        expected = step(x, y, ids, weights[0], maps[0])
+        got = checkpoint(compiled, x, y, ids, weights[1], maps[1], use_reentrant=False)
+        torch.testing.assert_close(got, expected)
+        expected.backward()
+        got.backward()
+    torch.testing.assert_close(weights[1].grad, weights[0].grad)
+    assert int(maps[1].count[:, 0].sum()) == 4 + 7
+    for ours, theirs in zip(maps[1].state, maps[0].state, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_backend_by_name() -> None:
