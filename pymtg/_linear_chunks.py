@@ -208,8 +208,14 @@ def _chunks(layout: TaskLayout, columns: int) -> tuple[tuple[Chunk, ...], int]:
                 cuts.append(t)
         pairs = list(zip(cuts, [*cuts[1:], layout.num_tasks], strict=True))
         found = _cuts[key] = (
-            tuple(Chunk(slice(a, b), slice(offsets[a], offsets[b]), layout.select(range(a, b))) for a, b in pairs),
+            tuple(Chunk(slice(a, b), slice(offsets[a], offsets[b]), _part(layout, a, b)) for a, b in pairs),
             max(offsets[b] - offsets[a] for a, b in pairs),
         )
         weakref.finalize(layout, _cuts.pop, key, None)
     return found
+
+
+def _part(layout: TaskLayout, first: int, end: int) -> TaskLayout:
+    part = layout.select(range(first, end))
+    object.__setattr__(part, "first_column", first)
+    return part

@@ -280,7 +280,7 @@ def target_out_of_range(layout: TaskLayout, row: int, task: int, value: int) -> 
     highest = max(layout.num_classes[task], 2) - 1
     return InvalidArgumentError(
         f"targets must be 0..{highest} or ignore_index for task {layout.names[task]!r}; "
-        f"row {row}, column {task} holds {value}"
+        f"row {row}, column {layout.first_column + task} holds {value}"
     )
 
 

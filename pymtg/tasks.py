@@ -6,7 +6,7 @@ import itertools
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -80,6 +80,8 @@ class TaskLayout:
     """Whether any of the tasks is a regression."""
     handle: int = field(init=False, repr=False, compare=False)
     _positions: dict[str, int] = field(init=False, repr=False, compare=False)
+    first_column: ClassVar[int] = 0
+    """Where a layout is a part of another, whose targets are the whole's: the column of its first task, for errors."""
 
     def __init__(
         self,

@@ -343,6 +343,7 @@ def test_empty_batch(backend: str, generator: torch.Generator) -> None:
         ({"weight": torch.zeros(5, 3, device="meta")}, InvalidArgumentError, "weight must be .* got .* on meta"),
         ({"targets": torch.zeros(3, 2).long()}, InvalidArgumentError, r"targets must be \[2, 2\]"),
         ({"targets": torch.full((2, 2), 9)}, InvalidArgumentError, "row 0, column 0 holds 9"),
+        ({"targets": torch.tensor([[0, 1], [1, 7]])}, InvalidArgumentError, "task 'b'; row 1, column 1 holds 7"),
         ({"targets": torch.full((2, 2), -100)}, MissingLabelError, "targets miss the label of task 'a' in row 0"),
         ({"sample_ids": torch.tensor([0, 7])}, SampleIdError, "row 1 holds 7"),
         ({"sample_ids": None}, InvalidArgumentError, "sample_ids must be given with a data map"),
