@@ -75,7 +75,7 @@ class Head:
         if not self.backend.defers:
             check_ids(sample_ids, words.shape[0])
             if not state.missing:
-                check_complete(self.targets != self.ignore_index, self.layout)
+                check_complete(self.there(), self.layout)
         signed = self.features.new_empty(self.targets.shape, dtype=torch.float32)
         self.recording = _Recording(state, sample_ids, torch.arange(self.rows, device=signed.device), signed)
 
@@ -86,6 +86,13 @@ class Head:
     def targets_of(self, chunk: Chunk) -> Tensor:
         """Return a chunk's targets [B, tasks]."""
         return self.targets if len(self.chunks) == 1 else self.targets[:, chunk.tasks]
+
+    def there(self) -> Tensor:
+        """Return which labels are there, bool [B, T]; torch would compare a uint8 156 with -100 and find them equal."""
+        dtype = self.targets.dtype
+        if dtype != torch.bool and not torch.iinfo(dtype).min <= self.ignore_index <= torch.iinfo(dtype).max:
+            return torch.ones_like(self.targets, dtype=torch.bool)
+        return self.targets != self.ignore_index
 
     def logits(self, chunk: Chunk) -> Tensor:
         """Return a chunk's logits [B, C], which are there until the next call."""
@@ -153,7 +160,7 @@ class _Recording(NamedTuple):
     def end(self, head: Head) -> None:
         """Record, without rows that a chunk has refused."""
         ids = self.ids.long()
-        there = head.targets != head.ignore_index
+        there = head.there()
         refused = (self.signed.isnan() & there).any(1)
         if head.backend.defers:
             samples = self.state.words.shape[0]

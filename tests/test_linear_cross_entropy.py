@@ -147,6 +147,21 @@ def test_map_in_host_memory(missing: bool, function: Any, backend: str, generato
     assert maps[0].num_rejected > 0
 
 
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_labels_that_look_like_a_missing_one(missing: bool, function: Any, backend: str) -> None:
+    """-100 in 8 bits is 156: in uint8 a label as any other."""
+    layout = TaskLayout(["a", "b"], [200, 2])
+    data_map = DataMap(1, layout, missing=missing)
+    targets = torch.tensor([[156, 1]], dtype=torch.uint8)
+    function(
+        torch.ones(1, 3), torch.zeros(202, 3), None, targets, layout,
+        data_map=data_map, sample_ids=torch.tensor([0]), backend=backend,
+    )  # fmt: skip
+    assert data_map.count.tolist() == [[1, 1]]
+    torch.testing.assert_close(data_map.mean, torch.tensor([[1 / 200, 1 / 2]]))
+
+
 @pytest.mark.parametrize("storage", [None, "cpu"])
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("function", FUNCTIONS)
