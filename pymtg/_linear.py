@@ -264,6 +264,8 @@ def _prepared(
 
 def _autocasts(device_type: str) -> bool:
     """Return whether autocast is on; torch raises for devices that do not have it, such as meta."""
+    if torch.compiler.is_compiling():  # compilers that are older fold the second question alone
+        return device_type != "meta" and torch.is_autocast_enabled(device_type)
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 

@@ -235,6 +235,18 @@ def test_bad_values(engine: str, backend: str, generator: torch.Generator) -> No
     assert int(head.map.count[:, 0].sum()) == 12
 
 
+def test_shapes_on_the_meta_device() -> None:
+    weight, targets = torch.zeros(6, 5, device="meta", requires_grad=True), torch.zeros(4, 3, device="meta").long()
+
+    def total(x: Tensor) -> Tensor:
+        return weighted_linear_multitask_cross_entropy(x, weight, None, targets, LAYOUT)[0]
+
+    result = torch.compile(total, fullgraph=True, backend="aot_eager")(torch.zeros(4, 5, device="meta"))
+    result.backward()
+    assert result.shape == ()
+    assert weight.grad.shape == (6, 5)
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_nothing_is_read_of_a_device(missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a backend that defers, on tensors without values: what reads one, or has a size that depends on one, raises.
