@@ -43,6 +43,15 @@ def check_tensor(value: Tensor, what: str) -> None:
         raise InvalidTypeError(f"{what} must be a dense (strided) tensor; got {value.layout}")
 
 
+def labels_there(targets: Tensor, ignore_index: int) -> Tensor:
+    """Return where integer targets hold a label, bool; torch would find a uint8 156 equal to -100."""
+    if targets.dtype != torch.bool:
+        held = torch.iinfo(targets.dtype)
+        if not held.min <= ignore_index <= held.max:
+            return torch.ones_like(targets, dtype=torch.bool)
+    return targets != ignore_index
+
+
 def check_classification(layout: TaskLayout, advice: str = "") -> None:
     """Raise where a task is a regression, which is named."""
     if layout.has_regression:

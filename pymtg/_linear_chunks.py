@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pymtg._backend import backend_named
 from pymtg._batch_map import batch_map, signed_probabilities
+from pymtg._checks import labels_there
 from pymtg._faults import check, debugging
 from pymtg._map_update import note_places
 from pymtg._once import in_backward
@@ -75,7 +76,7 @@ class Head:
         if not self.backend.defers:
             check_ids(sample_ids, words.shape[0])
             if not state.missing:
-                check_complete(self.there(), self.layout)
+                check_complete(labels_there(self.targets, self.ignore_index), self.layout)
         signed = self.features.new_empty(self.targets.shape, dtype=torch.float32)
         self.recording = _Recording(state, sample_ids, torch.arange(self.rows, device=signed.device), signed)
 
@@ -86,13 +87,6 @@ class Head:
     def targets_of(self, chunk: Chunk) -> Tensor:
         """Return a chunk's targets [B, tasks]."""
         return self.targets if len(self.chunks) == 1 else self.targets[:, chunk.tasks]
-
-    def there(self) -> Tensor:
-        """Return which labels are there, bool [B, T]; torch would compare a uint8 156 with -100 and find them equal."""
-        dtype = self.targets.dtype
-        if dtype != torch.bool and not torch.iinfo(dtype).min <= self.ignore_index <= torch.iinfo(dtype).max:
-            return torch.ones_like(self.targets, dtype=torch.bool)
-        return self.targets != self.ignore_index
 
     def logits(self, chunk: Chunk) -> Tensor:
         """Return a chunk's logits [B, C], which are there until the next call."""
@@ -133,12 +127,12 @@ class Head:
         )
         return gradient.to(logits.dtype)
 
-    def end(self) -> None:
-        """Record what all chunks have seen."""
+    def end(self, losses: Tensor) -> None:
+        """Record what all chunks have seen; losses [T] that a fault spoils become NaN, where the backend defers."""
         if debugging():
             check(self.features.device)
         if self.recording is not None:
-            self.recording.end(self)
+            self.recording.end(self, losses)
             if debugging():
                 check(self.features.device)
 
@@ -157,13 +151,16 @@ class _Recording(NamedTuple):
         """Return an empty map of the batch for a chunk's tasks."""
         return batch_map(len(self.rows), chunk.layout.num_tasks, self.rows.device, missing=True)
 
-    def end(self, head: Head) -> None:
+    def end(self, head: Head, losses: Tensor) -> None:
         """Record, without rows that a chunk has refused."""
         ids = self.ids.long()
-        there = head.there()
+        there = labels_there(head.targets, head.ignore_index)
         refused = (self.signed.isnan() & there).any(1)
         if head.backend.defers:
             samples = self.state.words.shape[0]
+            losses.masked_fill_(((ids < 0) | (ids >= samples)).any(), torch.nan)
+            if not self.state.missing:
+                losses.masked_fill_(~there.all(0), torch.nan)
             ids = note_places(there, ids, samples, head.layout, missing=self.state.missing)
         head.backend.record(self.state, self.signed.abs(), self.signed.signbit(), there, ids, refused)
 

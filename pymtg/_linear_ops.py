@@ -54,7 +54,7 @@ def _linear_cross_entropy(
         losses[chunk.tasks], kept = head.losses(head.logits(chunk), chunk, None, need_left)
         if need_left:
             left[chunk.tasks] = kept
-    head.end()
+    head.end(losses)
     return losses, left
 
 
@@ -152,7 +152,7 @@ def _linear_cross_entropy_total(
             if head.backend.gradient is not None:
                 left = head.gradient(logits, chunk, of_chunk, left)
             sums.add(chunk, left.to(logits.dtype))
-    head.end()
+    head.end(losses)
     return torch.dot(losses, weights), losses, *sums.results()
 
 

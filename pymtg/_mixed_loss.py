@@ -93,7 +93,7 @@ def _likelihoods(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, 
 def _probabilities(layout: TaskLayout, ignore_index: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
     def found(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         labels = class_numbers(targets, ignore_index, layout.names)
-        valid = labels != ignore_index
+        valid = known(labels, ignore_index)
         gold, log_gold, _, right = _gold(
             logits, torch.where(valid, labels, 0).long(), columns_of(layout, logits.device)
         )

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pymtg._checks import labels_there
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
 __all__ = ["COLUMN_LOSSES", "LOSSES", "class_numbers", "column_losses", "known", "row_losses"]
@@ -76,7 +77,7 @@ def column_losses(kind: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def known(targets: Tensor, ignore_index: int = -100) -> Tensor:
     """Return where a target is there, bool, in the shape of `targets`: not NaN, or not `ignore_index` of integers."""
-    return ~targets.isnan() if targets.is_floating_point() else targets != ignore_index
+    return ~targets.isnan() if targets.is_floating_point() else labels_there(targets, ignore_index)
 
 
 def class_numbers(targets: Tensor, ignore_index: int, names: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pymtg import _faults, _map_io, _map_merge, _map_ranks
 from pymtg._backend import backend_named, choose_backend
+from pymtg._checks import labels_there
 from pymtg._courier import Courier
 from pymtg._map_state import allocated_state, check_options
 from pymtg._map_update import checked_rows, checked_update
@@ -484,7 +485,7 @@ class DataMap:
     def _end(self, batch: MapState, targets: Tensor, ignore_index: int, sample_ids: Tensor) -> None:
         """Take a batch that :meth:`_begin` gave tensors for on to where the state is."""
         if self._courier is not None and not in_backward():
-            self._courier.take(batch, targets != ignore_index, sample_ids, self.layout)
+            self._courier.take(batch, labels_there(targets, ignore_index), sample_ids, self.layout)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_state": self.state}

@@ -62,6 +62,17 @@ def test_update_module_and_linear(generator: torch.Generator) -> None:
     assert_same(there, here)
 
 
+def test_a_label_in_uint8_that_minus_100_would_be() -> None:
+    """Its row is refused and counted as any other whose loss is not finite."""
+    layout, logits = TaskLayout(["a"], [200]), torch.zeros(2, 200)
+    logits[1, 5] = torch.inf
+    data_map = DataMap(2, layout, missing=True, storage="cpu")
+    targets = torch.tensor([[156], [156]], dtype=torch.uint8)
+    multitask_cross_entropy(logits, targets, layout, data_map=data_map, sample_ids=torch.arange(2))
+    assert data_map.count.tolist() == [[1], [0]]
+    assert data_map.num_rejected == 1
+
+
 def test_reads_wait_and_steps_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """With recording held up, steps go on until four batches are on their way; a read waits for all."""
     layout = TaskLayout.binary(["a"])

@@ -189,3 +189,11 @@ def test_picked_columns(generator: torch.Generator) -> None:
 def test_split_refuses(losses: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         split_tasks(LAYOUT, losses)  # type: ignore[arg-type]
+
+
+def test_a_class_in_uint8_that_minus_100_would_be(generator: torch.Generator) -> None:
+    outputs, targets = torch.randn(1, 3, 200, 2, generator=generator), torch.randint(200, (3, 2), generator=generator)
+    targets[1] = 156
+    in_bytes = row_losses("dense_cross_entropy", outputs, targets.to(torch.uint8))
+    assert torch.equal(in_bytes, row_losses("dense_cross_entropy", outputs, targets))
+    assert in_bytes[0, 1] > 0

@@ -120,10 +120,10 @@ PYMTG_DEVICE int checked_label(const Scratch& scratch, bool wide, int64_t at) {
 
 struct LabelCount {
   int labels;
-  bool bad;  // a target is out of range
+  bool bad;  // a label is at fault
 };
 
-// count: of some rows, its complement where one has a target out of range.
+// count: of some rows, its complement where a label of one is at fault.
 PYMTG_DEVICE LabelCount added(LabelCount sum, int count) {
   return {sum.labels + (count < 0 ? ~count : count), sum.bad || count < 0};
 }

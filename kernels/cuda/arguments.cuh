@@ -60,7 +60,7 @@ enum RowKind { unique_row, first_row, later_row };
 // Written by one launch of a step, read by the next ones; nothing in it needs to be set before.
 struct Scratch {
   int row_chunks;      // in which labels are counted; 0 where there are none, as gold is given
-  int* label_counts;   // [row_chunks, T], the complement where a target is out of range
+  int* label_counts;   // [row_chunks, T], the complement where a label is at fault
   void* labels;        // [rows, T] checked: bytes, or int32 for wide labels
   float* loss_sums;    // [row groups, T]
   int* kinds;          // [rows] RowKind

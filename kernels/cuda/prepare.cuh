@@ -35,7 +35,7 @@ PYMTG_DEVICE int checked(int64_t target, int64_t ignore_index, int64_t classes) 
 }
 
 // A thread checks every kWarps-th row of a task from `first` on; returns the number of labels, its complement
-// where a target is out of range.
+// where one is at fault.
 template <class Label>
 PYMTG_DEVICE int check_labels(const Prepare& a, int task, int64_t first, int64_t end) {
   const int64_t classes = max(a.layout.offsets[task + 1] - a.layout.offsets[task], static_cast<int64_t>(2));
@@ -56,7 +56,7 @@ PYMTG_DEVICE int check_labels(const Prepare& a, int task, int64_t first, int64_t
       const int label = checked(static_cast<int64_t>(targets[i]), a.batch.ignore_index, classes);
       write_label(a, (row + i * kWarps) * a.layout.num_tasks + task, label);
       count += label >= 0;
-      bad |= label == kBadLabel;
+      bad |= label <= lowest;
       if (label <= lowest && fault_row < 0) fault_row = row + i * kWarps;
     }
   }

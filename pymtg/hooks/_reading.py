@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pymtg._checks import labels_there
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -71,7 +72,7 @@ class Reader:
             targets = self._whole(targets)
         if self.ignore_index == MISSING:
             return targets
-        return targets.long().masked_fill(targets == self.ignore_index, MISSING)
+        return targets.long().masked_fill(~labels_there(targets, self.ignore_index), MISSING)
 
     def _whole(self, targets: Tensor) -> Tensor:
         """Return floating-point labels as integers; NaN is a missing one."""

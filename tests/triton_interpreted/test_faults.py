@@ -94,15 +94,20 @@ def test_of_a_linear_head(kind: str, weighted: bool, compiled: bool) -> None:
     _, targets, ids = bad(kind)
     x, weight = torch.zeros(70, 4), torch.zeros(LAYOUT.num_logits, 4, requires_grad=True)
 
-    def step(weight: Tensor) -> Tensor:
+    def step(weight: Tensor) -> tuple[Tensor, Tensor]:
         options = {"data_map": data_map, "sample_ids": ids, "max_columns": 11, "backend": "triton"}
         if weighted:
-            return weighted_linear_multitask_cross_entropy(x, weight, None, targets, LAYOUT, **options)[0]
-        return linear_multitask_cross_entropy(x, weight, None, targets, LAYOUT, **options).sum()
+            total, losses = weighted_linear_multitask_cross_entropy(x, weight, None, targets, LAYOUT, **options)
+        else:
+            losses = linear_multitask_cross_entropy(x, weight, None, targets, LAYOUT, **options)
+            total = losses.sum()
+        return total, losses.detach()
 
     run = torch.compile(step, fullgraph=True, backend="aot_eager") if compiled else step
-    (gradient,) = torch.autograd.grad(run(weight), weight)
+    total, losses = run(weight)
+    (gradient,) = torch.autograd.grad(total, weight)
     assert bool(gradient.isfinite().all())
+    assert losses.isnan().tolist() == ([True] * 3 if "id" in kind else [False, True, False])
     with pytest.raises(error, match=message):
         data_map.mean  # noqa: B018
     row = {"id": 65, "negative id": 2}.get(kind, 66)
