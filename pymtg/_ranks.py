@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pymtg.errors import RankError
 
-__all__ = ["Ranks", "cut", "lost_peers"]
+__all__ = ["Ranks", "cut", "leave", "lost_peers"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,19 @@ _LOST = re.compile(
 def cut(size: int, parts: int, part: int) -> range:
     """Return the positions of part number `part` of `parts` consecutive ones, the first of which are the longer."""
     return range(-(-size * part // parts), -(-size * (part + 1) // parts))
+
+
+def leave() -> None:
+    """End the default process group, where there is one.
+
+    Before 2.8 torch joins gloo's threads with Python's lock held, and one of them may need that lock to let go of the
+    last collective's tensor: both then wait for ever. A moment without the lock lets that thread come to its end.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if torch.__version__ < "2.8":  # compared as a version
+        time.sleep(0.1)
+    dist.destroy_process_group()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pymtg import BranchedLoss, TaskLayout
+from pymtg._ranks import leave
 from pymtg.nets import BranchedNet, TaskAssignment
 
 LAYOUT = TaskLayout(["a", "b", "x", "c"], [1, 3, 1, 2], kinds=["classification"] * 2 + ["regression", "classification"])
@@ -76,7 +77,7 @@ def main(rank: int, meeting: str, seed: int, out: str, samplings: list[str]) -> 
     try:
         torch.save({sampling: train(sampling, seed, rank) for sampling in samplings}, out)
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 from transformers import __version__ as transformers_version
 
 from pymtg import TaskLayout
+from pymtg._ranks import leave
 from pymtg.data import with_ids
 from pymtg.errors import RankError
 from pymtg.integrations._recording import MapRecording
@@ -184,7 +185,7 @@ def main(rank: int, folder: Path, seed: int) -> None:
                 out[f"{name} resumed"] = run(folder / name, seed, resume=True)
         torch.save(out, folder / f"rank{rank}.pt")
     finally:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from pymtg import DataMap, DMTGTrainer, MultiTaskLoss, STGTrainer, TaskLayout, record
+from pymtg._ranks import Ranks, leave
 from pymtg.data import from_arrays, with_ids
 from pymtg.errors import PymtgError
 from pymtg.nets import MLP, BranchedNet, mlp
@@ -31,6 +33,7 @@ CLASSES = TaskLayout(["a", "b", "c", "d"], [1, 3, 2, 1])
 SAME = TaskLayout.binary(["one", "two"])
 FAST = {"batch_size": 20, "device": "cpu", "num_threads": 1, "progress": False, "lr": 1e-2}
 RANKS, ROWS = 4, 83
+PAIRS = 30
 
 
 def make(seed, layout=LAYOUT, rows=ROWS, missing=True):
@@ -316,3 +319,28 @@ def main():
     dist.init_process_group("gloo", **place, timeout=timedelta(seconds=120))
     for one in job.split(","):
         torch.save(JOBS[one](seed, rank, folder), f"{folder}/{one}-{rank}.pt")
+
+
+def leaving(rank, meeting):
+    """Leave right after a collective on a tensor that nobody else holds."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    Ranks.here().text("goodbye")
+    leave()
+
+
+def leave_in_pairs():
+    """Let one pair of ranks after the other leave; print how each ended, None where it did not."""
+    forking = multiprocessing.get_context("fork")  # everything is imported once
+    for number in range(PAIRS):
+        pair = [forking.Process(target=leaving, args=(rank, f"{sys.argv[1]}/{number}")) for rank in range(2)]
+        for process in pair:
+            process.start()
+        for process in pair:
+            process.join(60)
+        codes = [process.exitcode for process in pair]
+        print(codes, flush=True)
+        for process in pair:
+            process.kill()
+        if codes != [0, 0]:
+            break

@@ -59,10 +59,9 @@ def leave_ranks() -> None:
     """End the process group, where there is one: all ranks are done with it."""
     if own_rank() is None:
         return
-    import torch.distributed as dist
+    from pymtg._ranks import leave
 
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave()
 
 
 def refuse_ranks(command: str) -> None:
