@@ -209,7 +209,8 @@ def test_threads_are_taken_and_given_back(command, tmp_path, monkeypatch, reques
     taken, before = [], torch.get_num_threads()
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
     run(*request.getfixturevalue(command), "--out", tmp_path, "--threads", "3")
-    assert taken == [3, before]
+    assert taken[:2] == [3, before]
+    assert taken == [3, before] * (len(taken) // 2)  # once more where the test set is scored
 
 
 def test_device_is_taken_and_quiet_says_nothing(tiny, tmp_path, capsys):

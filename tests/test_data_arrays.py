@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Subset
 
 from pymtg import TaskLayout
 from pymtg.data import IGNORE_INDEX, ArrayTasks, Batch, TaskData, collate, from_arrays, load
+from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
 
@@ -49,6 +50,32 @@ def test_missing_labels_as_nan_or_as_ignore_index(rng):
     with_number = from_arrays(np.zeros((30, 1)), np.where(hole, IGNORE_INDEX, targets).astype(np.int32))
     assert torch.equal(with_nan.targets, with_number.targets.long())
     assert (with_nan.targets.numpy() == IGNORE_INDEX).sum() == hole.sum()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i8", "u1", "?"])
+def test_masked_labels_are_missing_ones(rng, dtype):
+    targets, mask = rng.integers(0, 2, (50, 3)), rng.random((50, 3)) < 0.4
+    inputs = rng.normal(size=(50, 2))
+    data = from_arrays(inputs, np.ma.masked_array(targets.astype(dtype), mask=mask))
+    assert torch.equal(data.targets, torch.from_numpy(np.where(mask, -100, targets)))
+    assert from_arrays(np.ma.masked_array(inputs), np.ma.masked_array(targets)).targets.min() == 0
+    with pytest.raises(InvalidArgumentError, match="inputs must not be masked; sample 7 is, in part"):
+        from_arrays(np.ma.masked_array(inputs, mask=np.arange(100).reshape(50, 2) == 15), targets)
+
+
+def test_a_data_frame_with_na(rng):
+    pandas = pytest.importorskip("pandas")
+    targets = pandas.DataFrame(rng.integers(0, 2, (20, 2)), columns=["a", "b"]).astype("Int64")
+    targets.iloc[3, 1] = pandas.NA
+    data = from_arrays(rng.normal(size=(20, 2)), targets)
+    assert (data.targets == -100).nonzero().tolist() == [[3, 1]]
+    with pytest.raises(InvalidTypeError, match="targets must hold numbers"):
+        from_arrays(rng.normal(size=(20, 2)), targets.astype(str))
+
+
+def test_known_labels_in_uint8(rng):
+    layout = TaskLayout(["a"], [200])
+    assert known_targets(torch.tensor([[156], [3]], dtype=torch.uint8), layout).all()
 
 
 def test_odd_arrays_are_taken_without_a_warning(rng):

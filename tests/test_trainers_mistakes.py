@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from pymtg import STGTrainer, TaskLayout
-from pymtg.errors import InvalidArgumentError
-from pymtg.nets import mlp
+from pymtg import DMTGTrainer, STGTrainer, TaskLayout
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets import BranchedNet, mlp
 
 LAYOUT = TaskLayout.binary(["a", "b", "c"])
 
@@ -55,3 +55,88 @@ def test_fractions_as_targets_are_refused(arrays):
 def test_more_threads_than_a_machine_can_start_are_refused():
     with pytest.raises(InvalidArgumentError, match=r"num_threads must be at most .* got 100000"):
         STGTrainer(mlp(5, (8,)), LAYOUT, num_groups=2, epochs=1, num_threads=100_000)
+
+
+@pytest.mark.parametrize("kind", [STGTrainer, DMTGTrainer])
+def test_integers_as_a_networks_inputs_are_refused_by_name(kind, arrays):
+    inputs, targets = arrays
+    with pytest.raises(InvalidTypeError, match=r"inputs must be floating point for this network; got torch.int64"):
+        kind(mlp(5, (8,)), LAYOUT, num_groups=2, epochs=1).fit(((3 * inputs).astype(int), targets))
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, i):
+        return self.inputs[i], self.targets[i]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("form", ["arrays", "dataset", "tensors"])
+def test_inputs_follow_the_dtype_of_the_weights(dtype, form, arrays):
+    inputs, targets = arrays
+    data = {
+        "arrays": (inputs, targets),
+        "dataset": Rows(inputs, targets),
+        "tensors": torch.utils.data.TensorDataset(torch.from_numpy(inputs), torch.from_numpy(targets)),
+    }[form]
+    fitted = trainer(lambda layout: nn.Linear(5, layout.num_logits).to(dtype)).fit(data, val=data)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert fitted.predict_proba(inputs).dtype == fitted.predict_proba(inputs.tolist()).dtype == expected
+    assert fitted.evaluate(data)["mtl"].mean["accuracy"] > 0
+
+
+def test_a_branched_network_of_float64_weights(arrays):
+    net = BranchedNet(lambda: nn.Linear(5, 8), 2, LAYOUT, features=8).double()
+    fitted = DMTGTrainer(net, LAYOUT, epochs=2, keep_best=True, assignment_warmup=0).fit(arrays, arrays)
+    assert fitted.predict_proba(arrays[0]).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", [STGTrainer, DMTGTrainer])
+def test_no_label_at_all_is_refused(kind, arrays):
+    inputs, targets = arrays
+    new = kind(mlp(5, (8,)), LAYOUT, num_groups=2, epochs=1, keep_best=True)
+    with pytest.raises(InvalidArgumentError, match="train must hold labels; all of them are missing"):
+        new.fit((inputs, targets * np.nan), arrays)
+    with pytest.raises(InvalidArgumentError, match="keep_best=True needs a validation set with labels"):
+        new.fit(arrays, (inputs, targets * np.nan))
+
+
+@pytest.mark.parametrize("specialise", ["together", "one-by-one"])
+def test_keep_best_without_a_score_says_so(specialise, arrays):
+    with pytest.warns(UserWarning, match="keep_best had nothing to go by in a stage"):
+        trainer(keep_best=True, specialise=specialise).fit(arrays, (arrays[0], 0 * arrays[1]))
+
+
+def test_threads_are_those_asked_for_in_predictions_too(arrays):
+    seen = []
+    fitted = trainer().fit(arrays)
+    fitted.models_[0].register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fitted.predict_proba(arrays[0])
+        fitted.evaluate(arrays)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
+def test_inputs_that_hold_no_numbers(arrays):
+    inputs, targets = arrays
+    fitted = trainer().fit(arrays)
+    sparse = torch.from_numpy(inputs).float().to_sparse()
+    for call in (lambda: trainer().fit((sparse, targets)), lambda: fitted.predict_proba(sparse)):
+        with pytest.raises(
+            InvalidTypeError, match=r"inputs must be an array or a plain dense tensor; got a torch.sparse_coo"
+        ):
+            call()
+    with pytest.raises(InvalidTypeError, match="inputs must be a tensor for this network; got list"):
+        trainer().fit(Rows(inputs.tolist(), targets))
+    with pytest.raises(InvalidTypeError, match="train must have a number per task as targets"):
+        trainer().fit(Rows(inputs, targets.astype(str).tolist()))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from pymtg._checks import labels_there
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -133,9 +134,10 @@ def from_arrays(
         ``[M, ...]`` numbers. Floating inputs become torch's default dtype (float32 unless it was set otherwise);
         integers stay what they are. Memory is shared with the caller where no conversion is needed.
     targets
-        ``[M, T]`` class numbers. A missing label is NaN in a floating array, -100 in any. uint8, int32 and int64
-        stay what they are, everything else becomes int64. With a layout that has regression tasks: numbers, which
-        become torch's default dtype, NaN where missing (for a classification task -100, too).
+        ``[M, T]`` class numbers. A missing label is NaN in a floating array, -100 in any, masked in one of NumPy's
+        masked arrays, NA in a data frame. uint8, int32 and int64 stay what they are, everything else becomes int64.
+        With a layout that has regression tasks: numbers, which become torch's default dtype, NaN where missing (for a
+        classification task -100, too).
     layout
         The tasks; read off the targets by :meth:`pymtg.TaskLayout.from_targets` if not given. Give the training
         set's layout when making the matching test set: a class may be absent there.
@@ -145,8 +147,8 @@ def from_arrays(
     Raises
     ------
     InvalidArgumentError
-        For wrong shapes, no samples, inputs that are not finite, labels that are fractions, negative or too large
-        for their task, or `names` beside a `layout`.
+        For wrong shapes, no samples, inputs that are masked or not finite, labels that are fractions, negative or too
+        large for their task, or `names` beside a `layout`.
     InvalidTypeError
         For arrays that do not hold numbers.
 
@@ -172,26 +174,51 @@ def from_arrays(
 def known_targets(targets: Tensor, layout: TaskLayout) -> Tensor:
     """Return where a label is there, bool, in the shape of `targets` ``[..., T]``, integers or floating."""
     if not targets.is_floating_point():
-        return targets != IGNORE_INDEX
+        return labels_there(targets, IGNORE_INDEX)
     regression = torch.tensor([kind == "regression" for kind in layout.kinds], device=targets.device)
     return ~targets.isnan() & (regression | (targets != IGNORE_INDEX))
 
 
 def _as_tensor(values: Any, what: str) -> Tensor:
     if isinstance(values, Tensor):
+        check_plain(values, what)
         tensor = values.detach()
     else:
-        try:
-            array = np.asarray(values)
-        except ValueError as error:  # ragged nested lists
-            raise InvalidArgumentError(f"{what} must be a rectangular array; {error}") from None
-        if array.dtype.kind not in "biuf":
-            raise InvalidTypeError(f"{what} must hold numbers; got dtype {array.dtype}")
+        array = as_numbers(values, what)
         # torch shares memory with numpy, and refuses to do so silently where the array is read-only
         tensor = torch.from_numpy(array if array.flags.writeable and _torch_takes(array) else _plain(array))
     if tensor.is_complex():
         raise InvalidTypeError(f"{what} must hold real numbers; got dtype {tensor.dtype}")
     return tensor
+
+
+def check_plain(tensor: Tensor, what: str) -> None:
+    """Raise InvalidTypeError for tensors that hold no numbers one by one."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise InvalidTypeError(f"{what} must be an array or a plain dense tensor; got a {kind} tensor")
+
+
+def as_numbers(values: Any, what: str) -> np.ndarray[Any, Any]:
+    """Return an array of numbers; what is masked, or NA in a data frame, is missing, which inputs must not be."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        if what == "inputs":
+            row = int(np.argwhere(np.ma.getmaskarray(values))[0][0])
+            raise InvalidArgumentError(f"inputs must not be masked; sample {row} is, in part")
+        floating = values.dtype.kind == "f"
+        wide = values if floating else np.ma.asarray(values, dtype=np.int64)
+        return wide.filled(np.nan if floating else IGNORE_INDEX)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # ragged nested lists
+        raise InvalidArgumentError(f"{what} must be a rectangular array; {error}") from None
+    if array.dtype.kind == "O" and hasattr(values, "isna"):  # pandas, whose columns of numbers may hold NA
+        columns = np.atleast_1d(np.asarray(values.dtypes, dtype=object))
+        if all(dtype.kind in "biuf" for dtype in columns):
+            array = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    if array.dtype.kind not in "biuf":
+        raise InvalidTypeError(f"{what} must hold numbers; got dtype {array.dtype}")
+    return array
 
 
 def _torch_takes(array: np.ndarray[Any, Any]) -> bool:

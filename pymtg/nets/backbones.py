@@ -53,14 +53,15 @@ class MLP(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return features ``[B, out_features]`` of inputs ``[B, ...]``, which are flattened first.
 
-        Raises InvalidArgumentError if a flattened input is not `in_features` wide.
+        Raises InvalidArgumentError if a flattened input is not `in_features` wide, InvalidTypeError for integers.
         """
         self.check(inputs)
         features: Tensor = self.layers(inputs.flatten(1))
         return features
 
     def check(self, inputs: Tensor) -> None:
-        """Raise InvalidArgumentError if a flattened input is not `in_features` wide."""
+        """Raise unless inputs are floating and, flattened, `in_features` wide."""
+        _check_floating(inputs)
         if inputs.ndim < 2 or math.prod(inputs.shape[1:]) != self.in_features:
             raise InvalidArgumentError(
                 f"inputs must be [batch, {self.in_features}] (this network's in_features); got {tuple(inputs.shape)}"
@@ -108,19 +109,31 @@ class ConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features ``[B, out_features]`` of images ``[B, in_channels, H, W]``.
 
-        Raises InvalidArgumentError for another number of channels, or images too small to be halved by every block.
+        Raises InvalidArgumentError for another number of channels, or images too small to be halved by every block,
+        InvalidTypeError for integers.
         """
         self.check(images)
         features: Tensor = self.pool(self.blocks(images))
         return features
 
     def check(self, images: Tensor) -> None:
-        """Raise InvalidArgumentError for another number of channels, or images that cannot be halved by every block."""
+        """Raise for integers, another number of channels, or images that cannot be halved by every block."""
+        _check_floating(images)
         if images.ndim != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < self.smallest:
             raise InvalidArgumentError(
                 f"inputs must be [batch, {self.in_channels}, H, W] with H and W at least {self.smallest}; "
                 f"got {tuple(images.shape)}"
             )
+
+
+def _check_floating(inputs: Any) -> None:
+    if not isinstance(inputs, Tensor):
+        raise InvalidTypeError(f"inputs must be a tensor for this network; got {type(inputs).__name__}")
+    if not inputs.is_floating_point():
+        raise InvalidTypeError(
+            f"inputs must be floating point for this network; got {inputs.dtype}, which .float() or, of an array, "
+            ".astype('float32') converts"
+        )
 
 
 def _block(before: int, after: int) -> nn.Module:

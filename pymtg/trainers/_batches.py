@@ -31,12 +31,14 @@ _RESIDENT_BYTES = 2**31  # tensors up to this size are copied to the device once
 class BatchSource(Protocol):
     """Something that yields batches on the device.
 
-    ``num_samples`` is M; ``missing`` tells whether labels may be missing (True where finding out would mean to read
-    the whole dataset); ``orders_apart`` whether :meth:`shuffled_apart` draws every network's order from its own
-    generator, or reads every sample once and gives it to all, in the order of the first.
+    ``num_samples`` is M; ``labelled`` is False where there is known to be no label at all; ``missing`` tells whether
+    labels may be missing (True where finding out would mean to read the whole dataset); ``orders_apart`` whether
+    :meth:`shuffled_apart` draws every network's order from its own generator, or reads every sample once and gives it
+    to all, in the order of the first.
     """
 
     num_samples: int
+    labelled: bool
     missing: bool
     orders_apart: bool
 
@@ -115,7 +117,10 @@ def _target_matrix(targets: Any, layout: TaskLayout, argument: str) -> torch.Ten
     """
     num_tasks = layout.num_tasks
     if isinstance(targets, (list, tuple)):
-        targets = torch.stack([torch.as_tensor(column) for column in targets], dim=1)
+        try:
+            targets = torch.stack([torch.as_tensor(column) for column in targets], dim=1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidTypeError(f"{argument} must have a number per task as targets; {error}") from None
     if not isinstance(targets, torch.Tensor):
         raise InvalidTypeError(f"{argument} must have numeric targets; got {type(targets).__name__}")
     matrix: torch.Tensor = targets.unsqueeze(1) if targets.ndim == 1 and num_tasks == 1 else targets
@@ -182,7 +187,8 @@ class _TensorBatches:
         small = inputs.element_size() * inputs.numel() + targets.element_size() * targets.numel() <= _RESIDENT_BYTES
         self.inputs = inputs.to(self.device) if small else inputs
         self.targets = targets.to(self.device) if small else targets
-        self.missing = not bool(known_targets(targets, layout).all())
+        known = known_targets(targets, layout)
+        self.missing, self.labelled = not bool(known.all()), bool(known.any())
         self.num_samples = len(inputs)
         self.cuts = batch_cuts(self.num_samples, config.batch_size)
 
@@ -229,6 +235,7 @@ class _TensorBatches:
 
 
 class _LoaderBatches:
+    labelled = True
     missing = True
     orders_apart = False
 

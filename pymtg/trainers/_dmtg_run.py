@@ -24,7 +24,7 @@ from pymtg.nets.multihead import count_parameters
 from pymtg.trainers._batches import BatchSource
 from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._loop import Best, Job, Run
-from pymtg.trainers._predict import autocast, checked_logits
+from pymtg.trainers._predict import autocast, checked_logits, weight_dtype, with_dtype
 from pymtg.trainers._run_state import load_weights
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord
@@ -39,9 +39,11 @@ class AssignedNet(nn.Module):
         super().__init__()
         self.net = net
         self.assignment = assignment
+        self.input_dtype = weight_dtype(net)  # theta has a dtype of its own
 
     def forward(self, inputs: Tensor) -> Any:
         """Return what all K x T heads do in training mode, each task's own output [B, C] in eval mode."""
+        inputs = with_dtype(inputs, self.input_dtype)
         return self.net(inputs) if self.training else self.net.forward_chosen(inputs, self.assignment.labels())
 
 
@@ -333,7 +335,7 @@ class FinetuneRun(Run):
     def loss_of(self, ids: Tensor, inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """Return the sum of the task losses, and these."""
         with span("forward"), autocast(self.config):
-            logits = self.network(inputs)
+            logits = self.network(with_dtype(inputs, self.input_dtype))
         ones = self.ones if self.ranked is None else self.ranked.factors()[:, None]
         with span("loss"):
             total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, ones)

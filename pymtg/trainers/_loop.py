@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from pymtg.trainers._batches import Batch, BatchSource
 from pymtg.trainers._errors import NonFiniteLossError
 from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._monitor import monitored, weighted_score
-from pymtg.trainers._predict import autocast, checked_logits, forward_all
+from pymtg.trainers._predict import autocast, checked_logits, forward_all, weight_dtype, with_dtype
 from pymtg.trainers._progress import Reporter
 from pymtg.trainers._ranked_steps import RankedSteps
 from pymtg.trainers._seeding import seeded
@@ -97,6 +98,12 @@ def _trained(run: Run, reporter: Reporter, keeper: Keeper) -> StageResult:
         run.epoch(epoch, keeper.pause)
         run.report(reporter)
         keeper.epoch_done(run)
+    if run.config.keep_best and all(record.val_score is None or math.isnan(record.val_score) for record in run.history):
+        warnings.warn(
+            "keep_best had nothing to go by in a stage: none of its tasks can be scored on val (one class only, say), "
+            "so it ends with the weights of its last epoch",
+            stacklevel=2,
+        )
     best = run.restore_best()
     run.complete()
     stage = StageResult(
@@ -135,6 +142,7 @@ class Run:
         self.job, self.config, self.train, self.val = job, config, train, val
         device = config.torch_device
         self.network = checked_network(job.build()).to(device)
+        self.input_dtype = weight_dtype(self.network)
         self.loss = self.make_loss().to(device)
         self.optimizers = self.optimizers_of(self.network)
         self.scheduler = None if config.scheduler is None else config.scheduler(self.optimizers[0])
@@ -161,7 +169,7 @@ class Run:
     def loss_of(self, ids: torch.Tensor, inputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch's total loss, for the backward pass, and the T task losses, detached."""
         with span("forward"), autocast(self.config):
-            logits = self.network(inputs)
+            logits = self.network(with_dtype(inputs, self.input_dtype))
         if self.ranked is not None:
             factors = self.ranked.factors()
             self.loss.task_weights = factors if self.job.weights is None else factors * self.job.weights.to(factors)

@@ -12,7 +12,8 @@ from torch import nn
 
 from pymtg._ranges import each
 from pymtg._ranks import Ranks
-from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.data.arrays import as_numbers, check_plain
+from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source, input_batches
 from pymtg.trainers.config import TrainConfig
@@ -25,6 +26,8 @@ __all__ = [
     "forward_all",
     "predict_any",
     "predict_batches",
+    "weight_dtype",
+    "with_dtype",
 ]
 
 
@@ -58,12 +61,25 @@ def checked_logits(logits: Any, rows: int, layout: TaskLayout) -> torch.Tensor:
     return logits
 
 
+def weight_dtype(network: nn.Module) -> torch.dtype | None:
+    """Return the dtype of a network's floating weights; None where they have several."""
+    found = {weight.dtype for weight in network.parameters() if weight.is_floating_point()}
+    return found.pop() if len(found) == 1 else None
+
+
+def with_dtype(inputs: Any, dtype: torch.dtype | None) -> Any:
+    """Return a floating tensor in this dtype, and anything else as it is: data need not have a network's dtype."""
+    if dtype is None or not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
+        return inputs
+    return inputs.to(dtype)
+
+
 def predict_batches(network: nn.Module, inputs: Iterable[Any], layout: TaskLayout, config: TrainConfig) -> torch.Tensor:
     """Return the logits [N, num_logits] (float32 at least, on the device) of batches of inputs, in eval mode."""
-    parts = []
+    parts, dtype = [], weight_dtype(network)
     with evaluating(network), torch.no_grad(), autocast(config):
         for batch in inputs:
-            logits = network(batch)
+            logits = network(with_dtype(batch, dtype))
             rows = len(batch) if isinstance(batch, torch.Tensor) else len(logits)
             parts.append(checked_logits(logits, rows, layout))
     if not parts:
@@ -76,13 +92,13 @@ def predict_any(network: nn.Module, inputs: Any, layout: TaskLayout, config: Tra
     """Return probabilities [N, num_logits], on the CPU, of a tensor, array, data frame or dataset of (input, targets).
 
     Floating inputs become torch's default dtype, as from_arrays makes them for fit: numpy's default is float64.
+    A list of lists is an array, as it is to fit; a list of anything else is a dataset.
     """
-    if not isinstance(inputs, torch.Tensor) and hasattr(inputs, "__array__"):
-        array = np.ascontiguousarray(inputs)
-        if array.dtype.kind not in "biuf":
-            raise InvalidTypeError(f"inputs must hold numbers; got dtype {array.dtype}")
-        inputs = torch.from_numpy(array)
+    nested = isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], list)
+    if nested or (not isinstance(inputs, torch.Tensor) and hasattr(inputs, "__array__")):
+        inputs = torch.from_numpy(np.ascontiguousarray(as_numbers(inputs, "inputs")))
     if isinstance(inputs, torch.Tensor):
+        check_plain(inputs, "inputs")
         inputs = inputs.to(torch.get_default_dtype()) if inputs.is_floating_point() else inputs
         logits = predict_batches(network, input_batches(inputs, config), layout, config)
     else:

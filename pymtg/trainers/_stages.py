@@ -90,6 +90,10 @@ class Setting:
             raise InvalidArgumentError("keep_best=True needs a validation set; got val=None")
         opened = None if val is None else batch_source(val, layout, config, "val")
         source = batch_source(train, layout, config, "train")
+        if not source.labelled:
+            raise InvalidArgumentError("train must hold labels; all of them are missing")
+        if config.keep_best and opened is not None and not opened.labelled:
+            raise InvalidArgumentError("keep_best=True needs a validation set with labels; all of val's are missing")
         if ranks is not None and source.num_samples < ranks.world:
             raise InvalidArgumentError(
                 f"train must hold a sample for each of the {ranks.world} ranks; got {source.num_samples}"

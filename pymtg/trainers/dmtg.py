@@ -304,7 +304,9 @@ class DMTGTrainer:
         InvalidTypeError
             If the inputs are neither a tensor, an array nor a dataset.
         """
-        return predict_any(self.model_, inputs, self.layout, self.config)
+        model = self.model_
+        with cpu_threads(self.config.num_threads):
+            return predict_any(model, inputs, self.layout, self.config)
 
     def evaluate(self, test: Any) -> dict[str, Scores]:
         """Score the pruned network on a test set, under the name ``"dmtg"``.
@@ -322,9 +324,10 @@ class DMTGTrainer:
             If the data is empty or does not fit the layout.
         """
         model = self.model_
-        source = batch_source(test, self.layout, self.config, "test")
-        logits, targets = forward_all(model, source, self.layout, self.config)
-        return {"dmtg": score(class_probabilities(logits, self.layout).cpu(), targets.cpu(), self.layout)}
+        with cpu_threads(self.config.num_threads):
+            source = batch_source(test, self.layout, self.config, "test")
+            logits, targets = forward_all(model, source, self.layout, self.config)
+            return {"dmtg": score(class_probabilities(logits, self.layout).cpu(), targets.cpu(), self.layout)}
 
     def _factory(self, layout: TaskLayout) -> Any:
         """Stand for the model where stages ask for one: DMTG makes its networks itself."""

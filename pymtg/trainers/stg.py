@@ -308,8 +308,9 @@ class STGTrainer:
             If the inputs are neither a tensor, an array nor a dataset.
         """
         weights = self._weights(combine)
-        parts = [predict_any(network, inputs, self.layout, self.config) for network in self.models_]
-        return combine_networks(parts, weights, self.layout)
+        with cpu_threads(self.config.num_threads):
+            parts = [predict_any(network, inputs, self.layout, self.config) for network in self.models_]
+            return combine_networks(parts, weights, self.layout)
 
     def evaluate(self, test: Any) -> dict[str, Scores]:
         """Score ``"stg_soft"``, ``"stg_hard"`` and ``"mtl"`` (the joint network alone) on a test set.
@@ -327,14 +328,14 @@ class STGTrainer:
             If the data is empty or does not fit the layout.
         """
         weights = {f"stg_{combine}": self._weights(combine) for combine in _COMBINERS}
-        source = batch_source(test, self.layout, self.config, "test")
-        parts = [
-            forward_all(network, source, self.layout, self.config) for network in (*self.models_, self.joint_model_)
-        ]
-        targets = parts[0][1].cpu()
-        *specialised, joint = [class_probabilities(logits, self.layout).cpu() for logits, _ in parts]
-        combined = {name: combine_networks(specialised, w, self.layout) for name, w in weights.items()}
-        return {name: score(p, targets, self.layout) for name, p in {**combined, "mtl": joint}.items()}
+        networks = (*self.models_, self.joint_model_)
+        with cpu_threads(self.config.num_threads):
+            source = batch_source(test, self.layout, self.config, "test")
+            parts = [forward_all(network, source, self.layout, self.config) for network in networks]
+            targets = parts[0][1].cpu()
+            *specialised, joint = [class_probabilities(logits, self.layout).cpu() for logits, _ in parts]
+            combined = {name: combine_networks(specialised, w, self.layout) for name, w in weights.items()}
+            return {name: score(p, targets, self.layout) for name, p in {**combined, "mtl": joint}.items()}
 
     def _weights(self, combine: str) -> torch.Tensor:
         check_choice("combine", combine, _COMBINERS)
