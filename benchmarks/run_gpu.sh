@@ -119,7 +119,10 @@ if [ -z "$dry" ]; then
   done
 fi
 chosen=test_clean
+all=$parallel
+parallel=${parallel:+-n 2}
 tests beside sanitizer
+parallel=$all
 chosen="not test_clean and not addresses"
 tests limited 140 tests
 finish
@@ -128,13 +131,13 @@ chosen=addresses # takes most of the device's memory
 tests limited 40 addresses
 unset OMP_NUM_THREADS
 
-measure 95 loss
-measure 45 backends
+measure 90 loss
+measure 40 backends
 measure 20 tasks
 measure 25 linear
 measure 25 training
 measure 10 registers
-"$python" benchmarks/suggest_dispatch.py "$out" 2>&1 | tee -a "$log"
+timeout 10 "$python" benchmarks/suggest_dispatch.py "$out" 2>&1 | tee -a "$log"
 if [ -z "$dry" ] && [ "$out" != "$PWD/benchmarks/results" ]; then
   mkdir -p benchmarks/results
   cp "$out"/gpu_*.json benchmarks/results/

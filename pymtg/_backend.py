@@ -185,4 +185,15 @@ def backend_named(name: str) -> Backend:
     return _BACKENDS[name]
 
 
+def backend_at_work(name: str, device: torch.device) -> Backend:
+    """Return the backend of that name; BackendError if it reads values of a device whose work is being captured."""
+    backend = _BACKENDS[name]
+    if device.type == "cuda" and not backend.defers and torch.cuda.is_current_stream_capturing():
+        raise BackendError(
+            f"backend {name!r} reads values of the device, which a CUDA graph cannot hold, that of "
+            "torch.compile(mode='reduce-overhead') neither; backend='triton' or 'cuda' can be captured"
+        )
+    return backend
+
+
 set_backend(_checked(os.environ.get("PYMTG_BACKEND") or _AUTO, "environment variable PYMTG_BACKEND"))

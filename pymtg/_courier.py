@@ -76,7 +76,9 @@ class Courier:
         if not any(tensor.is_cuda for tensor in tensors):
             return [tensor.clone() for tensor in tensors], None
         device = tensors[0].device
-        stream = self._streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        stream = self._streams.get(device)
+        if stream is None:
+            stream = self._streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         arrived = []
         with torch.cuda.stream(stream):

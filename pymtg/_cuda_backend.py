@@ -2,7 +2,7 @@
 
 Nothing here waits for the device: what is wrong with targets or sample ids is noted in the device's fault buffer
 (:mod:`pymtg._faults`) and raised where the host reads. Scratch memory comes from torch's allocator, so that calls are
-legal while a CUDA graph is captured, once a layout has been used on the device.
+legal while a CUDA graph is captured, once a layout has been used on the device with as many rows.
 """
 
 from __future__ import annotations

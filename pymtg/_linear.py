@@ -11,7 +11,7 @@ from pymtg import _linear_ops
 from pymtg._backend import choose_backend
 from pymtg._batch_map import begun, ended
 from pymtg._checks import LOGIT_DTYPES, check_kind, check_kinds, check_map, check_targets, check_task_weights
-from pymtg._once import known_ones, once
+from pymtg._once import known_ones, once, to_save
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -164,9 +164,7 @@ class _Losses(torch.autograd.Function):
         )
         if not torch.compiler.is_compiling():
             ctx.keep = TaskLayout.with_handle(layout)  # the caller may drop it before the backward pass
-            if targets.is_inference():
-                targets = targets.clone()  # what autograd does not save
-        ctx.save_for_backward(left, features, weight, bias, targets)
+        ctx.save_for_backward(left, features, weight, bias, to_save(targets))
         ctx.layout, ctx.ignore_index, ctx.max_columns, ctx.backend = layout, ignore_index, max_columns, backend
         return losses
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pymtg._backend import backend_named
+from pymtg._backend import backend_at_work
 from pymtg._batch_map import batch_map, signed_probabilities
 from pymtg._checks import labels_there
 from pymtg._faults import check, debugging
@@ -54,7 +54,7 @@ class Head:
         self.features, self.weight, self.bias = features, weight, bias
         self.targets, self.ignore_index = targets, ignore_index
         self.layout = TaskLayout.with_handle(layout)
-        self.backend = backend_named(backend)
+        self.backend = backend_at_work(backend, features.device)
         self.rows = rows = features.shape[0]
         if max_columns is None:
             max_columns = max(1, _CHUNK.get(features.device.type, _CHUNK["cuda"]) // max(1, rows))

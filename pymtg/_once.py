@@ -35,6 +35,13 @@ def once(gradient: Tensor, dtype: torch.dtype, name: str = "multitask_cross_entr
     return _Once.apply(gradient.detach().requires_grad_(), name)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def to_save(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor that autograd can save: of one made in inference mode, a copy."""
+    if tensor is None or torch.compiler.is_compiling() or not tensor.is_inference():
+        return tensor
+    return tensor.clone()
+
+
 def known_ones(upstream: Tensor) -> bool:
     """Whether it is free to see that every entry is one: in eager mode, on the CPU."""
     if torch.compiler.is_compiling() or not upstream.is_cpu or not upstream.is_contiguous():

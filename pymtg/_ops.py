@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pymtg._backend import backend_named
+from pymtg._backend import backend_at_work, backend_named
 from pymtg._faults import check, debugging
 from pymtg._once import in_backward
 from pymtg._reference import MapState
@@ -77,7 +77,7 @@ def _multitask_cross_entropy(
     state = None
     if words is not None and counts is not None and rejected is not None and not in_backward():
         state = MapState(words, counts, rejected)
-    result = backend_named(backend).cross_entropy(
+    result = backend_at_work(backend, logits.device).cross_entropy(
         logits,
         targets,
         TaskLayout.with_handle(layout),
@@ -121,7 +121,7 @@ def _assigned_cross_entropy(
     backend: str,
     need_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    result = backend_named(backend).assigned_cross_entropy(
+    result = backend_at_work(backend, logits.device).assigned_cross_entropy(
         logits,
         targets,
         assignment,

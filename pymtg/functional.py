@@ -13,7 +13,7 @@ from pymtg._backend import choose_backend
 from pymtg._batch_map import begun, ended
 from pymtg._checks import check_kinds, check_map, check_targets, check_task_weights
 from pymtg._linear import linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy
-from pymtg._once import known_ones, once, used_once
+from pymtg._once import known_ones, once, to_save, used_once
 from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
 
@@ -218,7 +218,7 @@ def _keep(ctx: Any, left: Tensor, logits: Tensor, targets: Tensor, task_weights:
     """Save for the backward pass what the operator left, and what a recomputation needs beside."""
     ctx.recomputes = _ops.recomputes(ctx.backend)
     if ctx.recomputes:
-        ctx.save_for_backward(left, logits, targets, task_weights)
+        ctx.save_for_backward(left, logits, to_save(targets), to_save(task_weights))
     else:
         ctx.save_for_backward(left)
 

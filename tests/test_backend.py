@@ -13,7 +13,7 @@ from _settings import BACKENDS
 
 import pymtg
 from pymtg import TaskLayout
-from pymtg._backend import choose_backend
+from pymtg._backend import backend_at_work, choose_backend
 from pymtg.errors import BackendError, InvalidArgumentError
 from pymtg.functional import multitask_cross_entropy
 
@@ -40,6 +40,18 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 
 def test_available() -> None:
     assert pymtg.available_backends() == BACKENDS
+
+
+def test_what_a_graph_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture is pretended: what reads values of the device is refused by name, what defers is not."""
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert backend_at_work("triton", cuda).defers
+    assert backend_at_work("reference", CPU) is backend_at_work("reference", CPU)
+    with pytest.raises(BackendError, match="backend 'reference' reads values of the device, which a CUDA graph cannot"):
+        backend_at_work("reference", cuda)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert not backend_at_work("reference", cuda).defers
 
 
 def test_set_and_get() -> None:

@@ -12,8 +12,9 @@ namespace {
 
 constexpr int64_t kRowsPerChunk = 256;
 constexpr int64_t kMostChunks = 64;
-// Sums of losses that one block adds up, beside its share of the logits: more take a launch of their own.
-constexpr int64_t kMostByLastBlock = 16384;
+// Sums of losses, and tasks, that one block adds up beside its share of the logits: more take a launch of
+// their own.
+constexpr int64_t kMostByLastBlock = 16384, kMostTasksByLastBlock = 1024;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -90,7 +91,8 @@ int64_t lay_out(Scratch& scratch, uintptr_t base, const Layout& layout, const Ti
     memory.take(scratch.heads, rows);
     memory.take(scratch.awaited, rows);
   }
-  if ((!recording || tiles.whole) && groups * layout.num_tasks <= kMostByLastBlock)
+  if ((!recording || tiles.whole) && groups * layout.num_tasks <= kMostByLastBlock &&
+      layout.num_tasks <= kMostTasksByLastBlock)
     memory.take(scratch.arrived, 1);
   memory.take(scratch.gold, recorded * layout.num_tasks);
   return memory.used();

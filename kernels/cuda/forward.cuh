@@ -91,12 +91,15 @@ PYMTG_DEVICE void sum_losses(const Forward& a, const Tile& tile, int64_t group) 
 // Whether the rows of an id have all been computed, this one by this warp, the others before. It then sees
 // them.
 PYMTG_DEVICE bool last_of_its_id(const Scratch& scratch, int64_t row) {
-  __threadfence();
-  __syncwarp();
+  __syncwarp();  // lane 0's fences hold for what its warp has written and will read
   int left = 0;
-  if (lane_number() == 0) left = atomicAdd(&scratch.awaited[scratch.heads[row]], -1);
+  if (lane_number() == 0) {
+    __threadfence();
+    left = atomicAdd(&scratch.awaited[scratch.heads[row]], -1);
+    __threadfence();
+  }
   left = __shfl_sync(kAllLanes, left, 0);
-  __threadfence();
+  __syncwarp();
   return left == 1;
 }
 

@@ -23,23 +23,28 @@ PYMTG_DEVICE void add_up_losses(const Layout& layout, const Batch& batch, const 
       sum += scratch.loss_sums[group * num_tasks + task];
   }
   shared[thread] = sum;
-  __syncthreads();
+  bool bad = false;  // an id out of range spoils all losses
+  for (int table = thread; table < scratch.tables; table += kThreads) bad |= scratch.bad_ids[table] != 0;
+  bad = __syncthreads_or(bad);
   if (part != 0 || task >= num_tasks) return;
   for (int other = 1; other < parts; ++other) sum += shared[(other << shift) + column];
   const LabelCount count = label_count(scratch, num_tasks, task);
-  bool bad = count.bad;  // an id out of range spoils all losses
-  for (int table = 0; table < scratch.tables; ++table) bad |= scratch.bad_ids[table] != 0;
+  bad |= count.bad;
   batch.losses[task] = bad ? as_float(kMissingGold) : static_cast<float>(sum / max(count.labels, 1));
 }
 
 // Whether a block is the last of its launch to come here. It then sees what the others wrote before.
 PYMTG_DEVICE bool last_to_arrive(int* arrived) {
-  __threadfence();
+  // The fences of the thread that counts hold for what its block has written and will read: barriers stand
+  // between.
   __syncthreads();
-  const bool last = threadIdx.x == 0 && atomicAdd(arrived, 1) == static_cast<int>(gridDim.x) - 1;
-  if (!__syncthreads_or(last)) return false;
-  __threadfence();
-  return true;
+  bool last = false;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(arrived, 1) == static_cast<int>(gridDim.x) - 1;
+    __threadfence();
+  }
+  return __syncthreads_or(last);
 }
 
 }  // namespace cuda

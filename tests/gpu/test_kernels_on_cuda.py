@@ -149,7 +149,8 @@ def test_three_launches(backend: str) -> None:
     with torch.profiler.profile(activities=activities) as profile:
         one_step()
         torch.cuda.synchronize()
-    launched = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_device = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    launched = [name for name in on_device if "Synchron" not in name and "Event" not in name]
     assert 0 < len(launched) <= 3, launched
 
 
@@ -209,7 +210,9 @@ def test_compiled_step_with_amp(mode: str, backend: str) -> None:
         torch.testing.assert_close(got.clone(), expected, rtol=1e-3, atol=1e-3)
         expected.backward()
         got.backward()
-    torch.testing.assert_close(models[1][0].weight.grad, models[0][0].weight.grad, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(models[1][0].weight.grad, models[0][0].weight.grad, rtol=1e-2, atol=1e-2)
+        for model in models:
+            model.zero_grad()  # what torch keeps of a graph's gradients is overwritten in its next step
     assert torch.equal(models[1][1].data_map.count, models[0][1].data_map.count)
     torch.compiler.reset()
 
@@ -445,8 +448,10 @@ def test_compiled_linear_head_with_amp(mode: str, weighted: bool, backend: str) 
         torch.testing.assert_close(got.clone(), expected, rtol=1e-3, atol=1e-3)
         expected.backward()
         got.backward()
-    for ours, theirs in zip(heads[1].parameters(), heads[0].parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-2)
+        for ours, theirs in zip(heads[1].parameters(), heads[0].parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-2, atol=1e-2)
+        for head in heads:
+            head.zero_grad()  # what torch keeps of a graph's gradients is overwritten in its next step
     assert torch.equal(heads[1].map.count, heads[0].map.count)
     torch.compiler.reset()
 

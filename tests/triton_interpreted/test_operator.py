@@ -126,6 +126,20 @@ def test_compiled_step(generator: torch.Generator) -> None:
         assert torch.equal(ours, theirs)
 
 
+def test_targets_made_in_inference_mode(case: Case) -> None:
+    """The backward pass reads them, and autograd saves no such tensor."""
+    with torch.inference_mode():
+        targets, weights = case.targets.clone(), torch.ones(case.layout.num_tasks)
+    options = {"ignore_index": case.ignore_index, "backend": "triton"}
+    losses = multitask_cross_entropy(case.logits, targets, case.layout, **options)
+    total, _ = weighted_multitask_cross_entropy(case.logits, targets, case.layout, weights, **options)
+    (expected,) = torch.autograd.grad(
+        multitask_cross_entropy(case.logits, case.targets, case.layout, **options).sum(), case.logits
+    )
+    for found in (losses.sum(), total):
+        torch.testing.assert_close(torch.autograd.grad(found, case.logits)[0], expected)
+
+
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_heads_under_an_assignment(case: Case, by_row: bool, dtype: torch.dtype, generator: torch.Generator) -> None:
