@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments
         The words after ``pymtg``; by default those of this process.
     """
+    if arguments is None:
+        _own_process()
     try:
         importlib.import_module("rich")  # the commands want it late, when hours have been spent
         from pymtg._cli.app import run
@@ -29,3 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pymtg: the command line needs {error.name}: pip install 'pymtg[cli]'", file=sys.stderr)
         return 2
     return run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _own_process() -> None:
+    """Settle what the process as a whole has: standard streams that were closed, and matplotlib's canvas.
+
+    The commands write pictures to files only. A notebook leaves a canvas of its own in the environment of what it
+    starts, and matplotlib cannot be imported where that canvas is not installed.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    # In this order: each takes the lowest number that is free, its own, which a file of results would get otherwise.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

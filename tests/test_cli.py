@@ -462,6 +462,33 @@ def test_help_does_not_load_what_it_does_not_need():
     assert done.returncode == 0, done.stderr
 
 
+# the process ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_notebooks_canvas_that_is_not_installed_does_not_matter(tiny, tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    done = python_m(*tiny, "--out", tmp_path, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert set(os.listdir(tmp_path)) == FILES
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=["stdin", "stdout", "stderr", "all"])
+def test_a_stream_that_is_closed_is_done_without(tiny, tmp_path, closed):
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    done = python_m(*tiny[:-1], "--out", tmp_path, preexec_fn=close)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("report.html" in done.stdout) == (1 not in closed)
+    assert set(os.listdir(tmp_path)) == FILES
+
+
+def test_a_mistake_is_not_told_on_stdout_where_stderr_is_closed():
+    done = python_m("cluster", "--frobnicate", preexec_fn=lambda: os.close(2))
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 # errors --------------------------------------------------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ def reporting(progress: bool | None, ranks: Ranks | None = None) -> Iterator[Rep
     if progress and not installed:
         raise InvalidArgumentError("progress=True needs rich, which is not installed; pass None or install pymtg[cli]")
     silent = progress is False or (ranks is not None and not ranks.leads)
-    if not installed or silent or (progress is None and not sys.stderr.isatty()):
+    if not installed or silent or (progress is None and not _on_terminal()):
         yield Reporter()
         return
     from rich.console import Console
@@ -102,3 +102,7 @@ def reporting(progress: bool | None, ranks: Ranks | None = None) -> Iterator[Rep
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
     with Progress(*columns, *times, console=Console(stderr=True)) as bar:
         yield Reporter(bar, bar.add_task("training", total=None, loss=""))
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # None where the process has none
