@@ -56,7 +56,8 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         On the Gram matrix k-means always runs until no single point's move lowers the inertia, and then tries
         swaps of clusters on the best start.
     random_state
-        Seed or generator; the same seed gives the same result with any number of threads.
+        Seed, below 2**32, or a :class:`numpy.random.RandomState`; the same seed gives the same result with any number
+        of threads.
     algorithm
         ``"gram"``: everything from the centred float64 Gram matrix, with Hartigan's single-point moves after Lloyd and
         swaps of whole clusters at the end;
@@ -311,7 +312,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         else:
             _require_integer(self.n_clusters, "n_clusters")
             _require(self.n_clusters >= 1, "n_clusters", "at least 1", self.n_clusters)
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int64).max, dtype=np.int64)
+        seed = _generator(self.random_state).randint(np.iinfo(np.int64).max, dtype=np.int64)
         return core.Options(
             self.mode, float(self.fuzzifier), int(self.n_init), int(self.max_iter), float(self.tol), int(seed)
         )
@@ -402,6 +403,21 @@ def checked_gram(G: npt.ArrayLike | torch.Tensor) -> Float64Array:
     return gram
 
 
+def _generator(random_state: Any) -> np.random.RandomState:
+    """Return the generator that scikit-learn makes of a random state; typed errors for what it does not take."""
+    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
+        _require(0 <= int(random_state) < 2**32, "random_state", "in 0..2**32-1", random_state)
+    elif random_state is not None and random_state is not np.random:
+        _require_type(
+            isinstance(random_state, np.random.RandomState),
+            "random_state",
+            "an integer, a numpy.random.RandomState or None",
+            random_state,
+        )
+    generator: np.random.RandomState = check_random_state(random_state)
+    return generator
+
+
 def _argmax(rows: Float64Array) -> npt.NDArray[np.int32]:
     largest: npt.NDArray[np.int32] = rows.argmax(axis=1).astype(np.int32)
     return largest
@@ -420,10 +436,13 @@ def _require(holds: bool, name: str, rule: str, value: object) -> None:
 
 
 def _require_integer(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise InvalidTypeError(f"{name} must be an integer; got {value!r} of type {type(value).__name__}")
+    _require_type(not isinstance(value, bool) and isinstance(value, numbers.Integral), name, "an integer", value)
 
 
 def _require_real(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidTypeError(f"{name} must be a number; got {value!r} of type {type(value).__name__}")
+    _require_type(not isinstance(value, bool) and isinstance(value, numbers.Real), name, "a number", value)
+
+
+def _require_type(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise InvalidTypeError(f"{name} must be {rule}; got {value!r} of type {type(value).__name__}")

@@ -557,6 +557,7 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "names not text": ([*GRAM, "--names", "@{tmp}/binary"], "--names.*UTF-8"),
     "too many groups": ([*GRAM, "--groups", "10"], "10"),
     "cluster mode": ([*GRAM, "--mode", "fancy"], "--mode.*'fancy'"),
+    "cluster seed": ([*GRAM, "--seed", "4294967296"], r"cluster: --seed must be in 0\.\.2\*\*32-1; got 4294967296"),
     "cluster out": ([*GRAM, "--out", "{tmp}/file/g.json"], "--out.*file"),
     "cluster out is a directory": ([*GRAM, "--out", "{tmp}"], "--out"),
     "no threads": ([*TRAIN, "--threads", "0"], "--threads"),

@@ -125,6 +125,15 @@ def test_bad_input(arguments, error, match):
         cluster_tasks(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("random_state", "error"),
+    [(-1, InvalidArgumentError), (2**32, InvalidArgumentError), (np.random.default_rng(0), InvalidTypeError)],
+)
+def test_random_states_that_there_are_not(random_state, error):
+    with pytest.raises(error, match="random_state must be"):
+        cluster_tasks(np.eye(3), 2, random_state=random_state)
+
+
 def test_bad_groups():
     with pytest.raises(InvalidArgumentError, match="sum to 1"):
         TaskGroups(("a",), np.array([[0.5, 0.2]]), np.array([0]))
