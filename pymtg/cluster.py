@@ -29,6 +29,22 @@ _ROWS_CHECKED = 64
 ALGORITHMS = ("auto", "gram", "grid", "lloyd")
 
 
+class FewerPointsWarning(ConvergenceWarning):  # type: ignore[misc]
+    """There are fewer distinct points than clusters."""
+
+    def __init__(self, message: str, found: int) -> None:
+        super().__init__(message)
+        self.found = found
+
+
+class FewerPointsError(InvalidArgumentError):
+    """There are too few distinct points to choose a number of clusters."""
+
+    def __init__(self, message: str, found: int) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
     """K-means with fuzzy memberships, for few points in very many dimensions and for many points in few.
 
@@ -260,9 +276,10 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         low, high = self.cluster_range
         high = min(high, distinct - 1)
         if high < low:
-            raise InvalidArgumentError(
+            raise FewerPointsError(
                 f"n_clusters='auto' needs more distinct points than the smallest number of clusters; got {distinct} "
-                f"for cluster_range={self.cluster_range}"
+                f"for cluster_range={self.cluster_range}",
+                distinct,
             )
         plain = np.sqrt(squared)
         results = {k: cluster(k) for k in range(low, high + 1)}
@@ -286,12 +303,11 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         if curve is not None:
             self.silhouette_scores_ = curve
         if result.found < self.n_clusters_:
-            warnings.warn(
+            message = (
                 f"Number of distinct clusters ({result.found}) found smaller than n_clusters ({self.n_clusters_}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=3,
+                "Possibly due to duplicate points in X."
             )
+            warnings.warn(FewerPointsWarning(message, result.found), stacklevel=3)
         return self
 
     # -- checking ------------------------------------------------------------------------------------------------

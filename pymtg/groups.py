@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.exceptions import ConvergenceWarning
 
 from pymtg import _clustering as core
 from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
 from pymtg._ranges import span
-from pymtg.cluster import FuzzyKMeans, checked_gram
+from pymtg.cluster import FewerPointsError, FewerPointsWarning, FuzzyKMeans, checked_gram
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 
 __all__ = ["TaskGroups", "cluster_tasks"]
@@ -193,8 +192,8 @@ def cluster_tasks(
     Raises
     ------
     InvalidArgumentError
-        For more groups than tasks, or than tasks that differ; for a matrix that is no finite Gram matrix; and for
-        parameters out of range.
+        For more groups than tasks, or than tasks that differ; for a map in which nothing is recorded; for a matrix
+        that is no finite Gram matrix; and for parameters out of range.
     InvalidTypeError
         For parameters of the wrong type.
     SnapshotsNotKeptError
@@ -221,41 +220,97 @@ def cluster_tasks(
         random_state=random_state,
         cluster_range=cluster_range,
     )
+    return grouped_by(estimator, data_map_or_gram, task_names)
+
+
+def grouped_by(
+    estimator: FuzzyKMeans, data_map_or_gram: Any, task_names: Sequence[str] | None = None, number: str = "n_clusters"
+) -> TaskGroups:
+    """Group tasks as :func:`cluster_tasks` does, by an estimator whose number of clusters the caller calls `number`."""
     is_matrix = isinstance(data_map_or_gram, (torch.Tensor, np.ndarray, Sequence))
     if not is_matrix and not hasattr(data_map_or_gram, "gram"):
         raise InvalidTypeError(
             f"data_map_or_gram must be a DataMap or a [T, T] matrix; got {type(data_map_or_gram).__name__}"
         )
-    if task_names is None and not is_matrix:
-        task_names = data_map_or_gram.layout.names
+    data_map = None if is_matrix else data_map_or_gram
+    if task_names is None and data_map is not None:
+        task_names = data_map.layout.names
+    features = _points(data_map) if estimator.mode == "points" and data_map is not None else None
+    if features is None:
+        features = checked_gram(data_map_or_gram if data_map is None else data_map.gram())
+    _check_number(estimator.n_clusters, len(features), number)
+    if data_map is not None and not features.any():
+        _check_recorded(data_map)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
+        warnings.simplefilter("error", FewerPointsWarning)
         try:
-            if mode == "points" and not is_matrix:
-                silhouette = _fit_points(estimator, data_map_or_gram)
-            else:
-                gram = checked_gram(data_map_or_gram if is_matrix else data_map_or_gram.gram())
-                silhouette = _fit_gram(estimator, gram)
-        except ConvergenceWarning as warning:
-            raise InvalidArgumentError(
-                f"n_clusters must be at most the number of tasks that differ; {warning}"
-            ) from None
-    names = [f"task{t}" for t in range(len(estimator.labels_))] if task_names is None else list(task_names)
-    if len(names) != len(estimator.labels_):
-        raise InvalidArgumentError(
-            f"task_names must have one entry per task ({len(estimator.labels_)}); got {len(names)}"
-        )
+            silhouette = _fit(estimator, features)
+        except (FewerPointsWarning, FewerPointsError) as fewer:
+            raise _too_few(estimator, data_map, len(features), fewer.found, number) from None
+    names = [f"task{t}" for t in range(len(features))] if task_names is None else list(task_names)
+    if len(names) != len(features):
+        raise InvalidArgumentError(f"task_names must have one entry per task ({len(features)}); got {len(names)}")
     return _groups_of(estimator, names, silhouette)
 
 
-def _fit_gram(estimator: FuzzyKMeans, gram: Float64Array) -> float | None:
+def _check_number(n_clusters: object, tasks: int, number: str) -> None:
+    """Raise InvalidArgumentError for more groups than tasks; what is no number at all is the estimator's to refuse."""
+    if isinstance(n_clusters, (int, np.integer)) and n_clusters > tasks:
+        raise InvalidArgumentError(
+            f"{number} must be at most the number of tasks ({tasks}), or 'auto'; got {n_clusters}"
+        )
+
+
+def _check_recorded(data_map: Any) -> None:
+    """Raise InvalidArgumentError for a map without an observation; where snapshots are forgotten its end tells."""
+    kept = getattr(data_map, "snapshot_kind", None) != "gram"
+    moments = (list(data_map.snapshots) if kept else []) or [data_map]
+    if not any(bool(moment.count.any()) for moment in moments):
+        where = f"up to its last snapshot (epoch {moments[-1].epoch})" if moments[-1] is not data_map else "in it"
+        raise InvalidArgumentError(
+            f"the data map must hold observations to group tasks by; nothing is recorded {where}"
+        )
+
+
+def _too_few(estimator: FuzzyKMeans, data_map: Any, tasks: int, found: int, number: str) -> InvalidArgumentError:
+    """Return the error for tasks, or points of theirs, of which too few differ."""
+    if estimator.mode == "points":
+        differing, counted = "(mean, std) points that differ", f"{found}"
+    else:
+        differing, counted = "tasks that differ", f"{found} of {tasks}"
+    if estimator.n_clusters == "auto":
+        least = estimator.cluster_range[0]
+        message = f"{number}='auto' needs more {differing} than the smallest number of groups, {least}; got {counted}"
+    else:
+        message = f"{number} must be at most the number of {differing} ({counted}); got {estimator.n_clusters}"
+    if data_map is not None and _regressions_all_or_nothing(data_map):
+        message += (
+            "; every probability of the regression tasks is 0 or 1, as where targets are not standardised: "
+            "a data map takes a difference of 1 for much"
+        )
+    return InvalidArgumentError(message)
+
+
+def _regressions_all_or_nothing(data_map: Any) -> bool:
+    """Whether there are regression tasks and all their observations were perfect hits or far off."""
+    if not getattr(data_map.layout, "has_regression", False):
+        return False
+    mean = data_map.mean[:, data_map.layout.by_kind()["regression"]]
+    return bool(((mean == 0) | (mean == 1)).all())
+
+
+def _fit(estimator: FuzzyKMeans, features: npt.NDArray[Any]) -> float | None:
+    """Fit on a Gram matrix [T, T], or on points [T, P, 2]; return the mean silhouette where there is one."""
+    if features.ndim == 3:
+        estimator.fit(features)
+        return None
     with span("clustering"):
-        estimator.fit_gram(gram)
-        return _silhouette(core.distances_from_gram(gram), estimator.labels_)
+        estimator.fit_gram(features)
+        return _silhouette(core.distances_from_gram(features), estimator.labels_)
 
 
-def _fit_points(estimator: FuzzyKMeans, data_map: Any) -> float | None:
-    """Fit on all (mean, std) points of all snapshots, tasks as rows."""
+def _points(data_map: Any) -> npt.NDArray[Any]:
+    """Return all (mean, std) points of all snapshots, tasks as rows: [T, P, 2]."""
     snapshots = list(getattr(data_map, "snapshots", ())) or [data_map]
     parts = []
     for snapshot in snapshots:
@@ -264,8 +319,7 @@ def _fit_points(estimator: FuzzyKMeans, data_map: Any) -> float | None:
     points = np.concatenate(parts, axis=1)
     if not np.isfinite(points).all():
         raise InvalidArgumentError("the data map must be finite in mode 'points'; it holds NaN or infinity")
-    estimator.fit(points)
-    return None
+    return points
 
 
 def _silhouette(squared: Float64Array, labels: core.Int32Array) -> float | None:

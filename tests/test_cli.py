@@ -19,6 +19,7 @@ import torch
 from _tiny import write_tiny
 from PIL import Image
 
+from pymtg import DataMap, TaskLayout
 from pymtg._cli.errors import CommandError, in_flags
 from pymtg._cli.run_setup import check_place
 from pymtg.cli import main
@@ -555,7 +556,11 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "names twice": ([*GRAM, "--names", ",".join("aacdefghi")], "'a'"),
     "names missing": ([*GRAM, "--names", "@{tmp}/no.txt"], "no.txt"),
     "names not text": ([*GRAM, "--names", "@{tmp}/binary"], "--names.*UTF-8"),
-    "too many groups": ([*GRAM, "--groups", "10"], "10"),
+    "too many groups": (
+        [*GRAM, "--groups", "10"],
+        r"--groups must be at most the number of tasks \(9\), or .*; got 10$",
+    ),
+    "an empty map": (["cluster", "{tmp}/empty.safetensors"], "cluster: the data map must hold observations"),
     "cluster mode": ([*GRAM, "--mode", "fancy"], "--mode.*'fancy'"),
     "cluster seed": ([*GRAM, "--seed", "4294967296"], r"cluster: --seed must be in 0\.\.2\*\*32-1; got 4294967296"),
     "cluster out": ([*GRAM, "--out", "{tmp}/file/g.json"], "--out.*file"),
@@ -583,6 +588,7 @@ def bad_files(tmp_path_factory):
     np.save(tmp / "objects.npy", np.array([[None]]), allow_pickle=True)
     (tmp / "binary").write_bytes(b"\xff\xfe\x00")
     three_blocks(tmp / "g.npy")
+    DataMap(4, TaskLayout.binary(["a", "b", "c"])).save(tmp / "empty.safetensors")
     (tmp / "bad.arff").write_text("nonsense")
     (tmp / "bad.xml").write_text("<labels>")
     return tmp

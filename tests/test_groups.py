@@ -110,8 +110,18 @@ def test_malformed_files(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ((np.eye(3), 4), InvalidArgumentError, "n_clusters"),
-        ((np.ones((4, 4)), 2), InvalidArgumentError, "number of tasks that differ"),
+        (
+            (np.eye(3), 4),
+            InvalidArgumentError,
+            r"n_clusters must be at most the number of tasks \(3\), or 'auto'; got 4$",
+        ),
+        ((FakeMap(), 8, None), InvalidArgumentError, r"n_clusters must be at most the number of tasks \(7\)"),
+        ((np.ones((4, 4)), 2), InvalidArgumentError, r"number of tasks that differ \(1 of 4\); got 2$"),
+        (
+            (np.ones((4, 4)), "auto"),
+            InvalidArgumentError,
+            "'auto' needs more tasks that differ than .*, 2; got 1 of 4$",
+        ),
         ((np.eye(3), 2, ["a", "b"]), InvalidArgumentError, "task_names must have one entry per task"),
         ((np.eye(3), 2, ["a", "b", "b"]), InvalidArgumentError, "unique"),
         ((np.full((3, 3), np.nan), 2), InvalidArgumentError, "finite"),
@@ -132,6 +142,43 @@ def test_bad_input(arguments, error, match):
 def test_random_states_that_there_are_not(random_state, error):
     with pytest.raises(error, match="random_state must be"):
         cluster_tasks(np.eye(3), 2, random_state=random_state)
+
+
+@pytest.mark.parametrize("mode", ["kmeans", "points"])
+@pytest.mark.parametrize("snapshots", ["memory", "gram"])
+def test_a_map_in_which_nothing_is_recorded(mode, snapshots):
+    data_map = DataMap(6, TaskLayout.binary(["a", "b", "c"]), snapshots=snapshots)
+    for number in (1, 2, "auto"):
+        with pytest.raises(InvalidArgumentError, match=r"must hold observations .*; nothing is recorded in it$"):
+            cluster_tasks(data_map, number, mode=mode)
+    if (mode, snapshots) == ("kmeans", "memory"):
+        data_map.snapshot(3)
+        data_map.update(torch.rand(6, 3), torch.arange(6))  # after the snapshot, which is what counts
+        with pytest.raises(InvalidArgumentError, match=r"nothing is recorded up to its last snapshot \(epoch 3\)$"):
+            cluster_tasks(data_map, 2)
+
+
+def test_a_map_whose_tasks_do_not_differ():
+    data_map = DataMap(6, TaskLayout.binary(["a", "b", "c"]))
+    data_map.update(torch.full((6, 3), 0.25), torch.arange(6))
+    assert cluster_tasks(data_map, 1).num_groups == 1
+    with pytest.raises(InvalidArgumentError, match=r"n_clusters must be at most .* that differ \(1 of 3\); got 2$"):
+        cluster_tasks(data_map, 2)
+    with pytest.raises(InvalidArgumentError, match=r"number of \(mean, std\) points that differ \(1\); got 2$"):
+        cluster_tasks(data_map, 2, mode="points")
+
+
+@pytest.mark.parametrize("hits", [0.0, 1.0])
+def test_regression_tasks_without_anything_in_between_get_a_hint(hits):
+    data_map = DataMap(6, TaskLayout.regression(["a", "b", "c"]))
+    data_map.update(torch.full((6, 3), hits), torch.arange(6))
+    with pytest.raises(
+        InvalidArgumentError, match=r"every probability of the regression tasks is 0 or 1, .*standardised"
+    ):
+        cluster_tasks(data_map, 2)
+    data_map.update(torch.full((6, 3), 0.5), torch.arange(6))
+    with pytest.raises(InvalidArgumentError, match=r"\(1 of 3\); got 2$"):
+        cluster_tasks(data_map, 2)
 
 
 def test_bad_groups():

@@ -145,3 +145,13 @@ def test_inputs_that_hold_no_numbers(arrays):
 def test_a_process_without_stderr_has_no_progress_bar(arrays, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert len(trainer(progress=None).fit(arrays).models_) == 2
+
+
+@pytest.mark.parametrize("groups", [2, "auto"])
+def test_regression_targets_that_are_not_standardised_are_told_in_the_trainers_terms(arrays, groups):
+    targets = 100 + 20 * np.random.default_rng().normal(size=(40, 3))
+    layout = TaskLayout.regression(["a", "b", "c"])
+    told = STGTrainer(mlp(5, (8,)), layout, num_groups=groups, epochs=1, num_threads=1)
+    with pytest.raises(InvalidArgumentError, match=r"^num_groups(='auto')? .*1 of 3.*not standardised") as error:
+        told.fit((arrays[0], targets))
+    assert "clusters" not in str(error.value)

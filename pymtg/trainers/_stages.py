@@ -164,19 +164,14 @@ def group_tasks(
     data_map: DataMap, setting: Setting, num_groups: int | str, mode: str, fuzzifier: float, n_init: int
 ) -> tuple[TaskGroups, float]:
     """Cluster the tasks by their data maps; return the groups and the seconds it took."""
-    from pymtg.groups import TaskGroups, cluster_tasks  # brings scikit-learn along
+    from pymtg.cluster import FuzzyKMeans  # brings scikit-learn along
+    from pymtg.groups import TaskGroups, grouped_by
 
     if setting.layout.num_tasks == 1:  # nothing to cluster
         quality = {"inertia": 0.0, "silhouette": None, "partition_coefficient": 1.0}
         return TaskGroups(setting.layout.names, np.ones((1, 1)), np.zeros(1, dtype=np.int64), quality), 0.0
     start = time.perf_counter()
-    groups = cluster_tasks(
-        data_map,
-        num_groups,
-        task_names=setting.layout.names,
-        mode=mode,
-        fuzzifier=fuzzifier,
-        n_init=n_init,
-        random_state=stage_seed(setting.seed, "cluster") % 2**32,
-    )
+    random_state = stage_seed(setting.seed, "cluster") % 2**32
+    estimator = FuzzyKMeans(num_groups, mode=mode, fuzzifier=fuzzifier, n_init=n_init, random_state=random_state)
+    groups = grouped_by(estimator, data_map, setting.layout.names, number="num_groups")
     return groups, time.perf_counter() - start
