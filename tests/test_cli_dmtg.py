@@ -265,6 +265,10 @@ def test_the_gain_over_a_stored_run(tiny, plain, tmp_path, undrawn):
 
 
 TRAIN = ["dmtg", "--data", "digits", "--epochs", "1", "--hidden", "8", "--quiet", "--out", "{tmp}/out"]
+RANDOM = ["--assignment", "random"]
+OF_A_LEARNED = ["--sampling", "hard", "--temperature", "0.1:1", "--schedule", "linear", "--assignment-lr", "3"]
+OF_A_LEARNED += ["--assignment-warmup", "0.5", "--assignment-init", "normal", "--entropy-weight", "5"]
+OF_A_LEARNED += ["--balance-weight", "7"]
 MISTAKES = {  # what is wrong: the words, and what the line must name
     "groups auto": ([*TRAIN, "--groups", "auto"], "--groups.*integer"),
     "no groups": ([*TRAIN, "--groups", "0"], "--groups"),
@@ -285,6 +289,13 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "assignment lr": ([*TRAIN, "--assignment-lr", "0"], "--assignment-lr.*0"),
     "assignment warm-up": ([*TRAIN, "--assignment-warmup", "1"], "--assignment-warmup.*1"),
     "assignment init": ([*TRAIN, "--assignment-init", "zeros"], "--assignment-init.*'zeros'"),
+    "fixed, one option": (
+        [*TRAIN, *RANDOM, "--temperature", "2.5"],
+        "--temperature is for --assignment learned; random",
+    ),
+    "fixed, a switch": ([*TRAIN, "--assignment", "diagonal", "--keep-branches"], "--keep-branches is for .*; diagonal"),
+    "fixed, in a file": ([*TRAIN, *RANDOM, "--config", "{tmp}/own.toml"], ": --sampling, --assignment-lr are for "),
+    "fixed, all of them": ([*TRAIN, *RANDOM, *OF_A_LEARNED], f": {', '.join(OF_A_LEARNED[::2])} are for --assignment "),
     "entropy": ([*TRAIN, "--entropy-weight", "-1"], "--entropy-weight.*-1"),
     "trunk": ([*TRAIN, "--trunk", "64,x"], "--trunk.*'64,x'"),
     "hidden": ([*TRAIN, "--hidden", "0"], "--hidden.*'0'"),
@@ -311,6 +322,7 @@ def bad_files(tmp_path_factory):
     """A directory of files that are not what they are taken for."""
     tmp = tmp_path_factory.mktemp("bad")
     (tmp / "file").write_text("no run")
+    (tmp / "own.toml").write_text('assignment-lr = 0.01\nsampling = "gumbel"\nkeep-branches = false')
     (tmp / "list.json").write_text("[1, 2]")
     (tmp / "flat.json").write_text('{"scores": {"mtl": 0.5}}')
     other = {"mean": {}, "tasks": {"y": {"accuracy": 0.5}}}

@@ -18,7 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["dmtg"]
 
 
+_OF_A_LEARNED_ASSIGNMENT = (
+    "sampling",
+    "temperature",
+    "schedule",
+    "assignment_lr",
+    "assignment_warmup",
+    "assignment_init",
+    "entropy_weight",
+    "balance_weight",
+    "keep_branches",
+)
+
+
 def dmtg(
+    context: typer.Context,
     data: opt.Data,
     out: opt.OutDirectory,
     targets: opt.Targets = None,
@@ -38,7 +52,8 @@ def dmtg(
         typer.Option(
             "--assignment",
             metavar="learned|diagonal|random",
-            help="Learned, or fixed for comparison: task t on branch t mod K, or groups drawn by chance.",
+            help="Learned, or fixed for comparison: task t on branch t mod K, or groups drawn by chance. What only a "
+            "learned one uses is refused beside a fixed one.",
         ),
     ] = "learned",
     sampling: opt.Sampling = "gumbel",
@@ -155,6 +170,7 @@ def dmtg(
         "num_workers": workers,
         "seed": seed,
     }
+    _check_effect(context, assignment)
     if freeze_trunk and trunk is None:
         raise CommandError("--freeze-trunk needs a trunk: give its widths with --trunk")
     if freeze_trunk and not finetune_epochs:
@@ -207,6 +223,14 @@ def dmtg(
     print_profile(None if quiet else profile)
     if not quiet:
         _tell(record, out)
+
+
+def _check_effect(context: typer.Context, assignment: str) -> None:
+    """Raise CommandError for options that a fixed assignment leaves without effect."""
+    useless = [] if assignment == "learned" else opt.given(context, *_OF_A_LEARNED_ASSIGNMENT)
+    if useless:
+        verb = "is" if len(useless) == 1 else "are"
+        raise CommandError(f"{', '.join(useless)} {verb} for --assignment learned; {assignment} is fixed")
 
 
 def _tell(record: DMTGRecord, out: Path) -> None:

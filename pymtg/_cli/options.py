@@ -52,6 +52,7 @@ __all__ = [
     "ValSize",
     "choice",
     "command",
+    "given",
     "group_count",
     "place",
     "precision",
@@ -285,6 +286,17 @@ RankTimeout = Annotated[
         help="Of a run that torchrun started on several ranks: how long one waits for another before it ends.",
     ),
 ]
+
+
+def given(context: typer.Context, *names: str) -> list[str]:
+    """Return the flags of those of a command's parameters that are on its line or in its file, a switch if it is on."""
+    options = {option.name: option for option in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
+        options[name].opts[0]
+        for name, source in sources.items()
+        if source is not None and source.name != "DEFAULT" and context.params[name] is not False
+    ]
 
 
 def group_count(word: str) -> int | str:

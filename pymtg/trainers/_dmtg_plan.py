@@ -20,9 +20,19 @@ from pymtg.tasks import TaskLayout
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers.config import check_choice, check_int
 
-__all__ = ["ASSIGNMENTS", "DMTGPlan"]
+__all__ = ["ASSIGNMENTS", "OF_A_LEARNED_ASSIGNMENT", "DMTGPlan"]
 
 ASSIGNMENTS = ("learned", "diagonal", "random")
+OF_A_NEW_ASSIGNMENT = ("sampling", "init", "eps")
+OF_A_LEARNED_ASSIGNMENT = (
+    *OF_A_NEW_ASSIGNMENT,
+    "assignment_lr",
+    "assignment_warmup",
+    "temperature",
+    "entropy_weight",
+    "balance_weight",
+    "drop_branches",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class DMTGPlan:
         check_choice("sampling", plan.sampling, SAMPLING)
         check_choice("init", plan.init, INITS)
         _check_assignment(plan, layout)
+        _check_effect(plan)
         split_tasks(layout, plan.losses)
         return plan
 
@@ -136,3 +147,24 @@ def _check_assignment(plan: DMTGPlan, layout: TaskLayout) -> None:
         return
     if given.num_tasks != layout.num_tasks:
         raise InvalidArgumentError(f"assignment must be of {layout.num_tasks} tasks; got one of {given.num_tasks}")
+
+
+def _check_effect(plan: DMTGPlan) -> None:
+    """Raise InvalidArgumentError for values, not the default ones, that the assignment leaves without effect."""
+    given = plan.assignment
+    if given == "learned":
+        return
+    own = {"sampling": given.sampling} if isinstance(given, TaskAssignment) else {"sampling": "fixed"}
+    fixed = own["sampling"] == "fixed"
+    default = DMTGPlan()
+    useless = {
+        name: getattr(plan, name)
+        for name in (OF_A_LEARNED_ASSIGNMENT if fixed else OF_A_NEW_ASSIGNMENT)
+        if getattr(plan, name) not in (getattr(default, name), own.get(name))
+    }
+    if useless:
+        kind = "that is fixed" if fixed else "that is given, which has its own"
+        raise InvalidArgumentError(
+            f"{', '.join(useless)} must be left out for an assignment {kind}; "
+            f"got {', '.join(f'{name}={value}' for name, value in useless.items())}"
+        )
