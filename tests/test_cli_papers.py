@@ -280,6 +280,22 @@ def test_the_order_of_flags_and_file_does_not_matter(tmp_path):
     assert parsed("stg", *words[:4], *words[6:])["epochs"] == 7
 
 
+@pytest.mark.parametrize("command", ["stg", "dmtg", "compare"])
+def test_every_switch_of_a_file_is_overridden(tmp_path, command):
+    words = [command, "--data", "digits", "--out", tmp_path, "--config", tmp_path / "own.toml"]
+    switches = {name: value for name, value in parsed(*words[:5]).items() if isinstance(value, bool)}
+    assert switches == dict.fromkeys(switches, False)
+    assert {"stg": 3, "dmtg": 7, "compare": 1}[command] == len(switches)
+    for name in switches:
+        flag = name.replace("_", "-")
+        for value in (True, False):
+            (tmp_path / "own.toml").write_text(f"{flag} = {str(value).lower()}")
+            assert parsed(*words)[name] is value
+            assert parsed(*words, f"--{flag}")[name] is True
+            assert parsed(*words, f"--no-{flag}")[name] is False
+            assert parsed(*words[:5], f"--no-{flag}", *words[5:])[name] is False
+
+
 def test_a_run_by_a_file(tmp_path, run):
     file = tmp_path / "own.toml"
     file.write_text(f'data = "{write_tiny(tmp_path)}"\ngroups = 2\nepochs = 1\nhidden = [8]\ntemperature = "2:1"\n')
@@ -302,6 +318,7 @@ def test_a_run_by_a_file(tmp_path, run):
         ("epochs = 0", "--epochs"),
         ("epochs = 1.5", "--epochs"),
         ("keep-best = 1", "keep-best must be true or false; .* has 1"),
+        ("no-keep-best = true", "has 'no-keep-best', which is none"),
         ("hidden = []", "hidden must be a number, a text or a list"),
         ("hidden = [[1]]", "hidden must be a number, a text or a list"),
         ("batch-size = 3\nbatch_size = 4", "must hold every option once; .* has 'batch_size' twice"),

@@ -22,7 +22,8 @@ def config_option() -> Any:
         metavar="FILE.toml",
         is_eager=True,
         callback=_read,
-        help="Options as a TOML file has them, by their long names: epochs = 100. Flags override the file.",
+        help="Options as a TOML file has them, by their long names: epochs = 100. Flags override the file; "
+        "--no-... those that it sets to true.",
     )
 
 

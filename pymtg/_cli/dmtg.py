@@ -87,20 +87,20 @@ def dmtg(
     hidden: opt.Hidden = None,
     freeze_trunk: Annotated[
         bool,
-        typer.Option("--freeze-trunk", help="Leave the trunk as it is while the pruned model is fine-tuned."),
+        opt.switch("--freeze-trunk", help="Leave the trunk as it is while the pruned model is fine-tuned."),
     ] = False,
     gradient_scaling: Annotated[
         bool,
-        typer.Option(
+        opt.switch(
             "--gradient-scaling",
             help="Scale gradients by 1/sqrt(K) and 1/sqrt(T) where paths join; to Adam the scale is almost all one.",
         ),
     ] = False,
     keep_branches: Annotated[
-        bool, typer.Option("--keep-branches", help="Train branches on that no task can choose any more.")
+        bool, opt.switch("--keep-branches", help="Train branches on that no task can choose any more.")
     ] = False,
     data_map: Annotated[
-        bool, typer.Option("--data-map", help="Record the tasks' data maps on the way; writes them and their picture.")
+        bool, opt.switch("--data-map", help="Record the tasks' data maps on the way; writes them and their picture.")
     ] = False,
     reference: Annotated[
         str | None,
@@ -121,7 +121,7 @@ def dmtg(
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
-        bool, typer.Option("--keep-best", help="Keep each stage's best epoch on the validation set; needs --val-size.")
+        bool, opt.switch("--keep-best", help="Keep each stage's best epoch on the validation set; needs --val-size.")
     ] = False,
     device: opt.Device = None,
     amp: opt.Amp = None,

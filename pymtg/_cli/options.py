@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -57,6 +57,7 @@ __all__ = [
     "place",
     "precision",
     "snapshot_epochs_of",
+    "switch",
     "temperature_of",
     "whole_numbers",
 ]
@@ -75,6 +76,11 @@ def place(option: str, kind: str) -> Callable[[str], Path]:
         return Path(words)
 
     return path
+
+
+def switch(name: str, help: str) -> Any:
+    """Return the option of a switch, with the form that takes back what a --config file says."""
+    return typer.Option(f"{name}/--no-{name[2:]}", show_default=False, help=help)
 
 
 Data = Annotated[
@@ -244,7 +250,7 @@ CheckpointEvery = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option(
+    switch(
         "--resume", help="Go on from the newest good checkpoint of a run that was stopped, or begin if there is none."
     ),
 ]
@@ -275,7 +281,7 @@ Profile = Annotated[
         help="Profile the run: DIR/pymtg.pt.trace.json for Perfetto, Chrome or TensorBoard, and where the time went.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no tables: write the files, report errors only.")]
+Quiet = Annotated[bool, switch("--quiet", help="No progress and no tables: write the files, report errors only.")]
 
 
 RankTimeout = Annotated[

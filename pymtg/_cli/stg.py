@@ -47,7 +47,7 @@ def stg(
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
         bool,
-        typer.Option("--keep-best", help="Keep each network's best epoch on the validation set; needs --val-size."),
+        opt.switch("--keep-best", help="Keep each network's best epoch on the validation set; needs --val-size."),
     ] = False,
     device: opt.Device = None,
     amp: opt.Amp = None,
