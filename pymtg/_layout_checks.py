@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,21 +32,21 @@ def shortened(names: Sequence[str], most: int = 6) -> str:
     return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
 
 
-def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+def checked_names(names: Iterable[str], what: str = "names") -> tuple[str, ...]:
     """Return the names as a tuple; typed errors unless they are unique, non-empty strings."""
     if isinstance(names, str):
-        raise InvalidTypeError(f"names must be a sequence of strings; got the string {names!r}")
-    names = _as_tuple(names, "names")
+        raise InvalidTypeError(f"{what} must be a sequence of strings; got the string {names!r}")
+    names = _as_tuple(names, what)
     if not names:
-        raise InvalidArgumentError("names must hold at least one task; got none")
+        raise InvalidArgumentError(f"{what} must hold at least one task; got none")
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str):
-            raise InvalidTypeError(f"names must be strings; got {name!r} of type {type(name).__name__}")
+            raise InvalidTypeError(f"{what} must be strings; got {name!r} of type {type(name).__name__}")
         if not name:
-            raise InvalidArgumentError("names must not be empty strings")
+            raise InvalidArgumentError(f"{what} must not be empty strings")
         if name in seen:
-            raise InvalidArgumentError(f"names must be unique; {name!r} stands twice")
+            raise InvalidArgumentError(f"{what} must be unique; {name!r} stands twice")
         seen.add(name)
     return names
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from pymtg import _clustering as core
 from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
+from pymtg._layout_checks import checked_names
 from pymtg._ranges import span
 from pymtg.cluster import FewerPointsError, FewerPointsWarning, FuzzyKMeans, checked_gram
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
@@ -35,7 +36,7 @@ class TaskGroups:
     Parameters
     ----------
     names
-        One unique name per task.
+        One unique, non-empty name per task.
     memberships
         ``[T, K]`` float64, not negative, each row summing to 1.
     labels
@@ -50,7 +51,9 @@ class TaskGroups:
     Raises
     ------
     InvalidArgumentError
-        If the shapes do not fit, memberships are not shares, or a label is no group.
+        If names are empty or not unique, the shapes do not fit, memberships are not shares, or a label is no group.
+    InvalidTypeError
+        For names that are not strings.
     """
 
     names: tuple[str, ...]
@@ -60,7 +63,7 @@ class TaskGroups:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = tuple(self.names)
+        names = checked_names(self.names)
         memberships = np.array(self.memberships, dtype=np.float64)
         labels = np.array(self.labels)
         _check_groups(names, memberships, labels)
@@ -151,7 +154,7 @@ class TaskGroups:
     def from_json(cls, path: str | os.PathLike[str]) -> TaskGroups:
         """Read what :meth:`to_json` wrote; FileFormatError if the file is truncated or something else."""
         try:
-            description = json.loads(Path(path).read_text(encoding="utf-8"))
+            description = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise FileFormatError(f"{os.fspath(path)} must be a JSON file of task groups; {error}") from error
         return cls.from_dict(description)
@@ -160,7 +163,7 @@ class TaskGroups:
 def cluster_tasks(
     data_map_or_gram: Any,
     n_clusters: int | str,
-    task_names: Sequence[str] | None = None,
+    task_names: Iterable[str] | None = None,
     *,
     mode: str = "kmeans-fuzzified",
     fuzzifier: float = 1.07,
@@ -224,7 +227,7 @@ def cluster_tasks(
 
 
 def grouped_by(
-    estimator: FuzzyKMeans, data_map_or_gram: Any, task_names: Sequence[str] | None = None, number: str = "n_clusters"
+    estimator: FuzzyKMeans, data_map_or_gram: Any, task_names: Iterable[str] | None = None, number: str = "n_clusters"
 ) -> TaskGroups:
     """Group tasks as :func:`cluster_tasks` does, by an estimator whose number of clusters the caller calls `number`."""
     is_matrix = isinstance(data_map_or_gram, (torch.Tensor, np.ndarray, Sequence))
@@ -238,6 +241,11 @@ def grouped_by(
     features = _points(data_map) if estimator.mode == "points" and data_map is not None else None
     if features is None:
         features = checked_gram(data_map_or_gram if data_map is None else data_map.gram())
+    if task_names is None:
+        task_names = [f"task{t}" for t in range(len(features))]
+    names = checked_names(task_names, "task_names")
+    if len(names) != len(features):
+        raise InvalidArgumentError(f"task_names must have one entry per task ({len(features)}); got {len(names)}")
     _check_number(estimator.n_clusters, len(features), number)
     if data_map is not None and not features.any():
         _check_recorded(data_map)
@@ -247,9 +255,6 @@ def grouped_by(
             silhouette = _fit(estimator, features)
         except (FewerPointsWarning, FewerPointsError) as fewer:
             raise _too_few(estimator, data_map, len(features), fewer.found, number) from None
-    names = [f"task{t}" for t in range(len(features))] if task_names is None else list(task_names)
-    if len(names) != len(features):
-        raise InvalidArgumentError(f"task_names must have one entry per task ({len(features)}); got {len(names)}")
     return _groups_of(estimator, names, silhouette)
 
 
@@ -329,7 +334,7 @@ def _silhouette(squared: Float64Array, labels: core.Int32Array) -> float | None:
     return core.silhouette_of(np.sqrt(squared), labels)
 
 
-def _groups_of(estimator: FuzzyKMeans, names: list[str], silhouette: float | None) -> TaskGroups:
+def _groups_of(estimator: FuzzyKMeans, names: tuple[str, ...], silhouette: float | None) -> TaskGroups:
     memberships = estimator.memberships_
     quality: dict[str, Any] = {
         "inertia": float(estimator.inertia_),
@@ -341,12 +346,10 @@ def _groups_of(estimator: FuzzyKMeans, names: list[str], silhouette: float | Non
     parameters = {name: value for name, value in estimator.get_params().items() if name != "algorithm"}
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
-    return TaskGroups(tuple(names), memberships, estimator.labels_.astype(np.int64), quality, _jsonable(parameters))
+    return TaskGroups(names, memberships, estimator.labels_.astype(np.int64), quality, _jsonable(parameters))
 
 
 def _check_groups(names: tuple[str, ...], memberships: Float64Array, labels: npt.NDArray[Any]) -> None:
-    if not names or len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-        raise InvalidArgumentError(f"names must be unique strings, at least one; got {names!r}")
     if memberships.ndim != 2 or memberships.shape[0] != len(names) or memberships.shape[1] < 1:
         raise InvalidArgumentError(
             f"memberships must be [tasks, groups] for {len(names)} tasks; got {memberships.shape}"

@@ -366,6 +366,7 @@ def test_cluster_of_a_gram_with_names(tmp_path, capsys):
 def test_cluster_options_do_something(tmp_path, capsys):
     gram = three_blocks(tmp_path / "g.npy")
     (tmp_path / "names.txt").write_text("\n".join("ABCDEFGHI"))
+    (tmp_path / "marked.txt").write_text("\r\n".join("ABCDEFGHI"), encoding="utf-8-sig")
 
     def groups(*words):
         run("cluster", gram, "--out", tmp_path / "g.json", "--quiet", *words)
@@ -378,6 +379,7 @@ def test_cluster_options_do_something(tmp_path, capsys):
     assert groups("--fuzzifier", "3") != plain
     assert groups("--mode", "kmeans")["task0"]["memberships"].count(0) == 2
     assert list(groups("--names", f"@{tmp_path / 'names.txt'}")) == list("ABCDEFGHI")
+    assert list(groups("--names", f"@{tmp_path / 'marked.txt'}")) == list("ABCDEFGHI")
 
 
 def test_cluster_seed_and_starts_do_something(tmp_path):
@@ -553,6 +555,7 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
     "gram of words": (["cluster", "{tmp}/words.npy"], "words.npy"),
     "gram of objects": (["cluster", "{tmp}/objects.npy"], "objects.npy"),
     "names too few": ([*GRAM, "--names", "a,b"], r"--names.*\(9\).*2"),
+    "names empty": ([*GRAM, "--names", "a,b,,d,e,f,g,h,i"], "--names must not hold an empty name; got 'a,b,,d"),
     "names twice": ([*GRAM, "--names", ",".join("aacdefghi")], "'a'"),
     "names missing": ([*GRAM, "--names", "@{tmp}/no.txt"], "no.txt"),
     "names not text": ([*GRAM, "--names", "@{tmp}/binary"], "--names.*UTF-8"),

@@ -18,6 +18,7 @@ from PIL import Image
 
 from pymtg import TaskLayout
 from pymtg._cli.networks import Network
+from pymtg._cli.reference import load_reference
 from pymtg.cli import main
 from pymtg.data import load
 from pymtg.metrics import normalized_gain, score, total_error
@@ -259,6 +260,12 @@ def test_the_gain_over_a_stored_run(tiny, plain, tmp_path, undrawn):
         assert metrics["normalized_gain"]["dmtg"] == truth
         assert metrics["reference"] == {"source": str(stored), "method": method}
         assert learned(tmp_path) == learned(plain)
+
+
+def test_a_stored_run_may_begin_with_a_byte_order_mark(tmp_path):
+    scores = {"mtl": {"mean": {}, "tasks": {"a": {"accuracy": 0.5}}}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"scores": scores}), encoding="utf-8-sig")
+    assert load_reference(f"{tmp_path / 'metrics.json'}", ["a"]).scores == scores["mtl"]
 
 
 # errors --------------------------------------------------------------------------------------------------------------

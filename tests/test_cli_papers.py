@@ -280,6 +280,11 @@ def test_the_order_of_flags_and_file_does_not_matter(tmp_path):
     assert parsed("stg", *words[:4], *words[6:])["epochs"] == 7
 
 
+def test_a_file_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "own.toml").write_text("epochs = 7\n", encoding="utf-8-sig")
+    assert parsed("stg", "--data", "digits", "--out", tmp_path, "--config", tmp_path / "own.toml")["epochs"] == 7
+
+
 @pytest.mark.parametrize("command", ["stg", "dmtg", "compare"])
 def test_every_switch_of_a_file_is_overridden(tmp_path, command):
     words = [command, "--data", "digits", "--out", tmp_path, "--config", tmp_path / "own.toml"]

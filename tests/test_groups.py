@@ -97,11 +97,14 @@ def test_malformed_files(tmp_path):
     bad_label = {**good, "tasks": {**good["tasks"], "a": {**good["tasks"]["a"], "label": 9}}}
     no_label = {**good, "tasks": {**good["tasks"], "a": {"memberships": [1, 0, 0]}}}
     cases = [whole[: len(whole) // 2], "", "[]", "{}", json.dumps({**good, "version": 2})]
-    cases += [json.dumps(case) for case in (bad_label, no_label, {**good, "tasks": []})]
+    no_name = {**good, "tasks": {"": good["tasks"]["a"], **{name: good["tasks"][name] for name in "bcdefg"}}}
+    cases += [json.dumps(case) for case in (bad_label, no_label, no_name, {**good, "tasks": []})]
     for text in cases:
         path.write_text(text)
         with pytest.raises(FileFormatError):
             TaskGroups.from_json(path)
+    path.write_text(whole, encoding="utf-8-sig")  # as some editors save it
+    assert TaskGroups.from_json(path) == groups
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FileFormatError):
         TaskGroups.from_json(path)
@@ -123,7 +126,11 @@ def test_malformed_files(tmp_path):
             "'auto' needs more tasks that differ than .*, 2; got 1 of 4$",
         ),
         ((np.eye(3), 2, ["a", "b"]), InvalidArgumentError, "task_names must have one entry per task"),
-        ((np.eye(3), 2, ["a", "b", "b"]), InvalidArgumentError, "unique"),
+        ((np.eye(3), 2, ["a", "b", "b"]), InvalidArgumentError, "task_names must be unique; 'b' stands twice"),
+        ((np.eye(3), 2, ["a", "", "c"]), InvalidArgumentError, "task_names must not be empty strings"),
+        ((np.eye(3), 2, [["a"], "b", "c"]), InvalidTypeError, "task_names must be strings"),
+        ((np.eye(3), 2, "abc"), InvalidTypeError, "task_names must be a sequence of strings"),
+        ((np.eye(3), 2, 7), InvalidTypeError, "task_names must be a sequence; got 7"),
         ((np.full((3, 3), np.nan), 2), InvalidArgumentError, "finite"),
         (("map", 2), InvalidTypeError, "numbers"),
         ((7, 2), InvalidTypeError, "DataMap"),
@@ -182,6 +189,8 @@ def test_regression_tasks_without_anything_in_between_get_a_hint(hits):
 
 
 def test_bad_groups():
+    with pytest.raises(InvalidArgumentError, match="names must not be empty strings"):
+        TaskGroups(("a", ""), np.ones((2, 1)), np.array([0, 0]))
     with pytest.raises(InvalidArgumentError, match="sum to 1"):
         TaskGroups(("a",), np.array([[0.5, 0.2]]), np.array([0]))
     with pytest.raises(InvalidArgumentError, match="labels must be"):

@@ -136,7 +136,7 @@ def read(path: Path) -> dict[str, Any]:
         toml = importlib.import_module("tomllib")
     except ImportError:  # before Python 3.11
         toml = importlib.import_module("tomli")
-    found: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = toml.loads(path.read_text(encoding="utf-8-sig"))
     return found
 
 

@@ -111,11 +111,14 @@ def _read_names(words: str | None, count: int) -> list[str] | None:
         return None
     if words.startswith("@"):
         try:
-            names = [line.strip() for line in Path(words[1:]).read_text(encoding="utf-8").splitlines() if line.strip()]
+            text = Path(words[1:]).read_text(encoding="utf-8-sig")  # an editor's byte order mark is part of no name
+            names = [line.strip() for line in text.splitlines() if line.strip()]
         except UnicodeDecodeError:
             raise CommandError(f"--names must be a text file in UTF-8; {words[1:]} is not") from None
     else:
         names = [word.strip() for word in words.split(",")]
+    if "" in names:
+        raise CommandError(f"--names must not hold an empty name; got {words!r}")
     if len(names) != count:
         raise CommandError(f"--names must have one name per task of the Gram matrix ({count}); got {len(names)}")
     return names

@@ -66,7 +66,7 @@ def _value(file: Path, key: str, value: Any, *, is_flag: bool) -> Any:
 def _loaded(file: Path) -> dict[str, Any]:
     toml = _toml()
     try:
-        found: dict[str, Any] = toml.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = toml.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CommandError(f"--config must be a file that can be read; {one_line(error)}") from None
     except (toml.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -52,7 +52,7 @@ def _split(word: str) -> tuple[Path, str | None]:
 
 def _scores(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CommandError(f"--reference must be a file that can be read; {one_line(error)}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
