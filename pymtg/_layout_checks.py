@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 KINDS = ("classification", "regression")
 Weights = tuple[float, ...] | None
+MOST_CLASSES = 2**31 - 1  # labels are 32 bits wide in the kernels
 
 
 def _as_tuple(values: Any, what: str) -> tuple[Any, ...]:
@@ -51,7 +52,7 @@ def checked_names(names: Iterable[str], what: str = "names") -> tuple[str, ...]:
     return names
 
 
-def checked_counts(num_classes: Sequence[int], names: tuple[str, ...]) -> tuple[int, ...]:
+def checked_counts(num_classes: Iterable[int], names: tuple[str, ...]) -> tuple[int, ...]:
     """Return the class counts as a tuple of T integers from 1."""
     counts = _as_tuple(num_classes, "num_classes")
     if len(counts) != len(names):
@@ -61,6 +62,8 @@ def checked_counts(num_classes: Sequence[int], names: tuple[str, ...]) -> tuple[
             raise InvalidTypeError(f"num_classes must be integers; task {name!r} has {count!r}")
         if count < 1:
             raise InvalidArgumentError(f"num_classes must be at least 1; task {name!r} has {count}")
+        if count > MOST_CLASSES:
+            raise InvalidArgumentError(f"num_classes must be at most {MOST_CLASSES}; task {name!r} has {count}")
     return tuple(int(count) for count in counts)
 
 
@@ -140,6 +143,12 @@ def _not_for_regression(argument: str, name: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{argument} must be of classification tasks only; task {name!r} is a regression")
 
 
+def column_names(values: Any) -> tuple[str, ...] | None:
+    """Return the names of a data frame's columns; None of anything else, and where one is no string."""
+    names = tuple(getattr(values, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
 def target_array(targets: Any) -> np.ndarray:
     """Return targets as an array of numbers."""
     if isinstance(targets, torch.Tensor):
@@ -167,4 +176,8 @@ def classes_in(column: np.ndarray, name: str, ignore_index: int) -> int:
     if known.min() < 0:
         raise InvalidArgumentError(f"targets must not be negative; task {name!r} holds {known.min()}")
     highest = int(known.max())
+    if highest >= MOST_CLASSES:
+        raise InvalidArgumentError(
+            f"targets must be class numbers below {MOST_CLASSES}; task {name!r} holds {known.max()}"
+        )
     return 1 if highest <= 1 else highest + 1

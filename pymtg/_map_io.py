@@ -19,7 +19,7 @@ from pymtg._reference import MapState
 from pymtg._snapshot import Snapshot
 from pymtg._snapshot_stores import KINDS
 from pymtg._tensor_files import save_tensors
-from pymtg.errors import FileFormatError, InvalidArgumentError, PymtgError
+from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError, PymtgError
 from pymtg.tasks import TaskLayout
 
 FORMAT = "pymtg.data_map"
@@ -30,6 +30,7 @@ _SNAPSHOT = re.compile(r"snapshot\.(-?\d+)\.(words|counts)")
 
 def save(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write a map's state dictionary to a safetensors file, atomically; equal states give equal bytes."""
+    _check_path(path)
     tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
     version = VERSION_ELSEWHERE if "snapshots" in plain else VERSION
@@ -43,6 +44,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     import safetensors
     from safetensors import safe_open
 
+    _check_path(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no data map at {os.fspath(path)}")
     try:
@@ -65,6 +67,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, PymtgError) as error:
         raise FileFormatError(f"{os.fspath(path)} is a damaged data map: {error}") from error
     return state
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidTypeError(f"path must name a file; got {path!r} of type {type(path).__name__}")
 
 
 def _check_header(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
@@ -103,6 +110,8 @@ def checked_state(
 
     Returns its snapshots (epoch, words, counts) in order, and the epochs and the Gram matrix of those that it forgot.
     """
+    if not isinstance(state, Mapping):
+        raise InvalidTypeError(f"state must be what state_dict() returned; got {type(state).__name__}")
     needed = {*MapState._fields, "layout", "ddof"}
     absent = sorted(needed - set(state))
     if absent:

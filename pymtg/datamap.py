@@ -406,6 +406,8 @@ class DataMap:
         InvalidArgumentError
             If entries are absent or those of another layout, size or kind of map, or hold a Gram matrix and this map
             keeps snapshots; this map is then unchanged.
+        InvalidTypeError
+            If the state is no mapping.
         OSError
             If snapshots cannot be written to this map's file; it is then unchanged.
         """
@@ -426,6 +428,8 @@ class DataMap:
 
         Raises
         ------
+        InvalidTypeError
+            If `path` is no path.
         OSError
             If the file cannot be written; a file that was there before is untouched.
         """
@@ -456,6 +460,8 @@ class DataMap:
         ------
         InvalidArgumentError
             If the file holds a Gram matrix and `snapshots` are to be kept.
+        InvalidTypeError
+            If `path` is no path.
         FileNotFoundError
             If there is no such file.
         FileFormatError

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pymtg import _clustering as core
 from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
-from pymtg._layout_checks import checked_names
+from pymtg._layout_checks import checked_names, column_names
 from pymtg._ranges import span
 from pymtg.cluster import FewerPointsError, FewerPointsWarning, FuzzyKMeans, checked_gram
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
@@ -179,11 +178,12 @@ def cluster_tasks(
     ----------
     data_map_or_gram
         A :class:`pymtg.DataMap` (its snapshots where it has any, else its present state), or the matrix ``[T, T]`` of
-        the tasks' inner products, an array or tensor, centred or not.
+        the tasks' inner products, an array, tensor or data frame, centred or not.
     n_clusters
         Number of groups, or ``"auto"``: chosen in `cluster_range` by silhouette.
     task_names
-        Names of the tasks; by default those of the data map's layout, or ``task0``, ``task1``, ...
+        Names of the tasks; by default those of the data map's layout or of the data frame's columns, or ``task0``,
+        ``task1``, ...
     mode, fuzzifier, n_init, max_iter, tol, random_state, cluster_range
         As for :class:`pymtg.FuzzyKMeans`. Mode ``"points"`` needs a data map.
 
@@ -230,7 +230,7 @@ def grouped_by(
     estimator: FuzzyKMeans, data_map_or_gram: Any, task_names: Iterable[str] | None = None, number: str = "n_clusters"
 ) -> TaskGroups:
     """Group tasks as :func:`cluster_tasks` does, by an estimator whose number of clusters the caller calls `number`."""
-    is_matrix = isinstance(data_map_or_gram, (torch.Tensor, np.ndarray, Sequence))
+    is_matrix = isinstance(data_map_or_gram, Sequence) or hasattr(data_map_or_gram, "__array__")
     if not is_matrix and not hasattr(data_map_or_gram, "gram"):
         raise InvalidTypeError(
             f"data_map_or_gram must be a DataMap or a [T, T] matrix; got {type(data_map_or_gram).__name__}"
@@ -242,7 +242,7 @@ def grouped_by(
     if features is None:
         features = checked_gram(data_map_or_gram if data_map is None else data_map.gram())
     if task_names is None:
-        task_names = [f"task{t}" for t in range(len(features))]
+        task_names = column_names(data_map_or_gram) or [f"task{t}" for t in range(len(features))]
     names = checked_names(task_names, "task_names")
     if len(names) != len(features):
         raise InvalidArgumentError(f"task_names must have one entry per task ({len(features)}); got {len(names)}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,10 +19,14 @@ from pymtg._layout_checks import (
     checked_names,
     checked_pos_weight,
     classes_in,
+    column_names,
     shortened,
     target_array,
 )
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["TaskLayout"]
 
@@ -85,11 +89,11 @@ class TaskLayout:
 
     def __init__(
         self,
-        names: Sequence[str],
-        num_classes: Sequence[int],
-        pos_weight: Sequence[float | None] | torch.Tensor | np.ndarray | None = None,
-        class_weights: Sequence[Sequence[float] | torch.Tensor | np.ndarray | None] | None = None,
-        kinds: Sequence[str] | None = None,
+        names: Iterable[str],
+        num_classes: Iterable[int],
+        pos_weight: Iterable[float | None] | torch.Tensor | np.ndarray | None = None,
+        class_weights: Iterable[Iterable[float] | torch.Tensor | np.ndarray | None] | None = None,
+        kinds: Iterable[str] | None = None,
     ) -> None:
         set_field = object.__setattr__  # frozen: the only place where fields are set
         set_field(self, "names", checked_names(names))
@@ -115,32 +119,36 @@ class TaskLayout:
         return (TaskLayout, (self.names, self.num_classes, self.pos_weight, self.class_weights, self.kinds))
 
     @classmethod
-    def binary(cls, names: Sequence[str], pos_weight: Sequence[float | None] | None = None) -> TaskLayout:
+    def binary(cls, names: Iterable[str], pos_weight: Iterable[float | None] | None = None) -> TaskLayout:
         """Return a layout of one-logit binary tasks."""
+        names = checked_names(names)
         return cls(names, [1] * len(names), pos_weight=pos_weight)
 
     @classmethod
-    def regression(cls, names: Sequence[str]) -> TaskLayout:
+    def regression(cls, names: Iterable[str]) -> TaskLayout:
         """Return a layout of regression tasks with one output each."""
+        names = checked_names(names)
         return cls(names, [1] * len(names), kinds=["regression"] * len(names))
 
     @classmethod
     def from_targets(
         cls,
-        targets: torch.Tensor | np.ndarray | Sequence[Sequence[int]],
-        names: Sequence[str] | None = None,
+        targets: torch.Tensor | np.ndarray | pandas.DataFrame | Sequence[Sequence[int]],
+        names: Iterable[str] | None = None,
         *,
         ignore_index: int = -100,
     ) -> TaskLayout:
-        """Read the layout off a target array ``[M, T]``.
+        """Read the layout off a target array or data frame ``[M, T]``.
 
+        Tasks without `names` are called by the columns of a data frame, if these are strings, or ``task0``, ``task1``.
         A task whose labels are all 0 or 1 becomes a one-logit binary task, any other a softmax over
         ``max(label) + 1`` classes. NaN (in a float array) and `ignore_index` stand for missing labels.
 
         Raises
         ------
         InvalidArgumentError
-            If the array is not 2-D, holds fractions or negative labels, or has a task without any label.
+            If the array is not 2-D, holds fractions, negative labels or some beyond 32 bits, or has a task without any
+            label.
         """
         array = target_array(targets)
         if array.ndim != 2 or array.shape[1] == 0:
@@ -148,7 +156,8 @@ class TaskLayout:
                 f"targets must be [samples, tasks] with at least one task; got shape {array.shape}"
             )
         if names is None:
-            names = [f"task{t}" for t in range(array.shape[1])]
+            names = column_names(targets) or [f"task{t}" for t in range(array.shape[1])]
+        names = checked_names(names)
         if len(names) != array.shape[1]:
             raise InvalidArgumentError(
                 f"names must have one entry per column of targets ({array.shape[1]}); got {len(names)}"

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pymtg import DataMap, TaskLayout
-from pymtg.errors import FileFormatError, InvalidArgumentError
+from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 
 LAYOUT = TaskLayout(["a", "b", "ü"], [1, 3, 2], [2.0, None, None], [None, [1, 2, 3], None])
 
@@ -198,6 +198,19 @@ def test_garbage_and_absent(tmp_path: Path, generator: torch.Generator) -> None:
         with pytest.raises(FileNotFoundError) as raised:
             DataMap.load(path)
         assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("path", [None, 3, ["map"]])
+def test_what_is_no_path(path: Any) -> None:
+    for call in (DataMap.load, DataMap(2, TaskLayout.binary(["a"])).save):
+        with pytest.raises(InvalidTypeError, match="path must name a file; got "):
+            call(path)
+
+
+@pytest.mark.parametrize("state", [None, 3, []])
+def test_what_is_no_state(state: Any) -> None:
+    with pytest.raises(InvalidTypeError, match=r"state must be what state_dict\(\) returned; got "):
+        DataMap(2, TaskLayout.binary(["a"])).load_state_dict(state)
 
 
 def test_saving_where_it_cannot_be(tmp_path: Path, generator: torch.Generator) -> None:

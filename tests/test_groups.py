@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pymtg import DataMap, TaskGroups, TaskLayout, cluster_tasks
+from pymtg import DataMap, FuzzyKMeans, TaskGroups, TaskLayout, cluster_tasks
 from pymtg._gram import gram_add, new_gram
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 
@@ -57,6 +57,19 @@ def test_gram_array_tensor_and_auto():
     assert by_tensor.num_groups == 3
     assert by_tensor.quality["silhouette"] == by_tensor.quality["silhouette_scores"][3]
     assert cluster_tasks(gram.numpy(), "auto", random_state=0, cluster_range=(2, 5)) == by_tensor
+
+
+def test_gram_as_a_data_frame():
+    pandas = pytest.importorskip("pandas")
+    gram = FakeMap().gram().numpy()
+    named = pandas.DataFrame(gram, columns=list("abcdefg"), index=list("abcdefg"))
+    assert cluster_tasks(named, 3, random_state=0).groups == GROUPS
+    assert cluster_tasks(named, 3, list("tuvwxyz"), random_state=0).names == tuple("tuvwxyz")
+    assert cluster_tasks(pandas.DataFrame(gram), 3, random_state=0).names == tuple(f"task{t}" for t in range(7))
+    by_array = FuzzyKMeans(3, random_state=0).fit_gram(gram)
+    np.testing.assert_array_equal(FuzzyKMeans(3, random_state=0).fit_gram(named).labels_, by_array.labels_)
+    with pytest.raises(InvalidTypeError, match="real numbers; got dtype object"):
+        cluster_tasks(named.astype(object), 3)
 
 
 def test_real_data_map():

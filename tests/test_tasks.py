@@ -38,6 +38,22 @@ def test_sequences_of_any_kind(kind: Any) -> None:
     assert layout.class_weights == (None, (0.5, 0.25))
 
 
+@pytest.mark.parametrize(
+    "kind", [iter, lambda names: (name for name in names), dict.fromkeys, lambda names: map(str, names), np.array]
+)
+def test_any_iterable_of_names_will_do(kind: Any) -> None:
+    names, targets = ["a", "b", "c"], np.eye(3, dtype=int)
+    assert TaskLayout(kind(names), iter([1, 1, 1])) == TaskLayout.binary(names)
+    assert TaskLayout.binary(kind(names), iter([2.0, None, 1.0])) == TaskLayout.binary(names, [2.0, None, 1.0])
+    assert TaskLayout.regression(kind(names)) == TaskLayout.regression(names)
+    assert TaskLayout.from_targets(targets, kind(names)) == TaskLayout.binary(names)
+    for constructor in (TaskLayout.binary, TaskLayout.regression):
+        with pytest.raises(InvalidTypeError, match="names must be a sequence of strings; got the string 'abc'"):
+            constructor("abc")
+        with pytest.raises(InvalidTypeError, match="names must be a sequence; got 3"):
+            constructor(3)  # type: ignore[arg-type]
+
+
 def test_weights_of_one_are_none() -> None:
     assert TaskLayout.binary(["a", "b"], [1.0, None]).pos_weight is None
     assert TaskLayout(["a"], [3], class_weights=[None]).class_weights is None
@@ -141,6 +157,14 @@ def test_from_targets_other_kinds() -> None:
     assert TaskLayout.from_targets([[0.0, np.nan], [-100, 2.0]]).num_classes == (1, 3)
 
 
+def test_from_targets_of_a_data_frame() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [0, 1, 0], "b": [2, 0, 1]})
+    assert TaskLayout.from_targets(frame) == TaskLayout(["a", "b"], [1, 3])
+    assert TaskLayout.from_targets(frame, ["x", "y"]).names == ("x", "y")
+    assert TaskLayout.from_targets(frame.set_axis([3, "b"], axis=1)).names == ("task0", "task1")
+
+
 @pytest.mark.parametrize(
     ("targets", "error", "message"),
     [
@@ -151,6 +175,10 @@ def test_from_targets_other_kinds() -> None:
         ([[0.5]], InvalidArgumentError, "class numbers; task 'task0' holds fractions"),
         ([[np.inf]], InvalidArgumentError, "class numbers; task 'task0'"),
         ([[-2]], InvalidArgumentError, "targets must not be negative; task 'task0' holds -2"),
+        ([[10**12]], InvalidArgumentError, "class numbers below 2147483647; task 'task0' holds 1000000000000"),
+        ([[2**31 - 1]], InvalidArgumentError, "class numbers below 2147483647; task 'task0' holds 2147483647"),
+        ([[1e300]], InvalidArgumentError, r"class numbers below 2147483647; task 'task0' holds 1e\+300"),
+        (np.array([[2**63]], dtype=np.uint64), InvalidArgumentError, "task 'task0' holds 9223372036854775808"),
         ([[-100], [-100]], InvalidArgumentError, "targets of task 'task0' are all missing"),
         (np.zeros((0, 2)), InvalidArgumentError, "all missing"),
     ],
@@ -177,6 +205,7 @@ def test_from_targets_refuses_too_few_names() -> None:
         ((["a", "b"], [1]), InvalidArgumentError, r"num_classes must have one entry per task \(2\); got 1"),
         ((["a"], 3), InvalidTypeError, "num_classes must be a sequence; got 3"),
         ((["a"], [0]), InvalidArgumentError, "num_classes must be at least 1; task 'a' has 0"),
+        ((["a"], [2**31]), InvalidArgumentError, "num_classes must be at most 2147483647; task 'a' has 2147483648"),
         ((["a"], [-3]), InvalidArgumentError, "task 'a' has -3"),
         ((["a"], [2.0]), InvalidTypeError, "num_classes must be integers; task 'a' has 2.0"),
         ((["a"], [True]), InvalidTypeError, "num_classes must be integers; task 'a' has True"),
