@@ -166,7 +166,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
 
         Distances are differences of G's entries: for nearly identical points use a Gram matrix of centred features
         with float64 sums, such as :meth:`pymtg.DataMap.gram` gives. Without the features there are no centres in
-        their space: :meth:`predict` and :meth:`transform` are not available afterwards.
+        their space: :meth:`predict`, :meth:`transform` and :meth:`score` are not available afterwards.
 
         Raises
         ------
@@ -205,6 +205,23 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         mean = squared.mean(axis=1) if self.mode == "points" else squared
         distances: Float64Array = np.sqrt(mean)
         return distances
+
+    def score(self, X: npt.ArrayLike | torch.Tensor, y: object = None) -> float:
+        """Return the opposite of the objective of X under the fitted centres: the closer to them, the higher.
+
+        The objective is that of ``inertia_``, as in :class:`sklearn.cluster.KMeans`: the sum of squared distances of
+        the rows (in mode "points" of their points) to the nearest centre; for fuzzy c-means ``sum u^m d^2`` with the
+        memberships u of :meth:`predict_memberships`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            After :meth:`fit_gram`: there are no centres to measure distances to.
+        """
+        squared = self._squared_distances(X)
+        if self.mode == "fuzzy-cmeans":
+            return -float((core.fuzzify(squared, self.fuzzifier) ** self.fuzzifier * squared).sum())
+        return -float(squared.min(axis=-1).sum())
 
     @property
     def memberships_(self) -> Float64Array:
@@ -379,7 +396,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         if not hasattr(self, "cluster_centers_"):
             raise InvalidArgumentError(
                 "this estimator was fitted from a Gram matrix, which has no centres in the space of the features: "
-                "predict and transform need fit(X); labels_ and memberships_ hold the fitted points' clusters"
+                "predict, transform and score need fit(X); labels_ and memberships_ hold the fitted points' clusters"
             )
         raw = self._two_dimensional(X)
         array = self._checked(raw, minimum=1)

@@ -92,7 +92,7 @@ def test_what_a_gram_matrix_cannot_do():
     model.fit_gram(X @ X.T)
     assert not hasattr(model, "cluster_centers_")
     assert not hasattr(model, "n_features_in_")
-    for call in (model.predict, model.transform, model.predict_memberships):
+    for call in (model.predict, model.transform, model.predict_memberships, model.score):
         with pytest.raises(InvalidArgumentError, match="fitted from a Gram matrix"):
             call(X)
     with pytest.raises(InvalidArgumentError, match="points"):
