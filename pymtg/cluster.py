@@ -32,7 +32,7 @@ ALGORITHMS = ("auto", "gram", "grid", "lloyd")
 class FewerPointsWarning(ConvergenceWarning):  # type: ignore[misc]
     """There are fewer distinct points than clusters."""
 
-    def __init__(self, message: str, found: int) -> None:
+    def __init__(self, message: str, found: int = 0) -> None:  # a copy gets the message first, then the rest
         super().__init__(message)
         self.found = found
 
@@ -40,7 +40,7 @@ class FewerPointsWarning(ConvergenceWarning):  # type: ignore[misc]
 class FewerPointsError(InvalidArgumentError):
     """There are too few distinct points to choose a number of clusters."""
 
-    def __init__(self, message: str, found: int) -> None:
+    def __init__(self, message: str, found: int = 0) -> None:  # a copy gets the message first, then the rest
         super().__init__(message)
         self.found = found
 

@@ -1,7 +1,10 @@
 """What FuzzyKMeans refuses, and that a fitted estimator stays as it was."""
 
+import pickle
+
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from pymtg import FuzzyKMeans
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
@@ -99,6 +102,17 @@ def test_what_a_gram_matrix_cannot_do():
         FuzzyKMeans(3, mode="points").fit_gram(X @ X.T)
     with pytest.raises(InvalidArgumentError, match="algorithm"):
         FuzzyKMeans(3, algorithm="lloyd").fit_gram(X @ X.T)
+
+
+def test_the_error_and_the_warning_of_too_few_points_survive_copying():
+    model = FuzzyKMeans("auto")
+    with pytest.raises(InvalidArgumentError, match="more distinct points") as error:
+        model.fit(np.ones((4, 2)))
+    with pytest.warns(ConvergenceWarning, match=r"clusters \(1\) found smaller") as warned:
+        model.set_params(n_clusters=2).fit(np.ones((4, 2)))
+    for one in (error.value, warned[0].message):
+        again = pickle.loads(pickle.dumps(one))  # as joblib does
+        assert (type(again), str(again), again.found) == (type(one), str(one), 1)
 
 
 def test_auto_needs_distinct_points():
