@@ -301,7 +301,6 @@ MISTAKES = {  # what is wrong: the words, and what the line must name
         "--temperature is for --assignment learned; random",
     ),
     "fixed, a switch": ([*TRAIN, "--assignment", "diagonal", "--keep-branches"], "--keep-branches is for .*; diagonal"),
-    "fixed, in a file": ([*TRAIN, *RANDOM, "--config", "{tmp}/own.toml"], ": --sampling, --assignment-lr are for "),
     "fixed, all of them": ([*TRAIN, *RANDOM, *OF_A_LEARNED], f": {', '.join(OF_A_LEARNED[::2])} are for --assignment "),
     "entropy": ([*TRAIN, "--entropy-weight", "-1"], "--entropy-weight.*-1"),
     "trunk": ([*TRAIN, "--trunk", "64,x"], "--trunk.*'64,x'"),
@@ -329,7 +328,6 @@ def bad_files(tmp_path_factory):
     """A directory of files that are not what they are taken for."""
     tmp = tmp_path_factory.mktemp("bad")
     (tmp / "file").write_text("no run")
-    (tmp / "own.toml").write_text('assignment-lr = 0.01\nsampling = "gumbel"\nkeep-branches = false')
     (tmp / "list.json").write_text("[1, 2]")
     (tmp / "flat.json").write_text('{"scores": {"mtl": 0.5}}')
     other = {"mean": {}, "tasks": {"y": {"accuracy": 0.5}}}

@@ -76,7 +76,7 @@ SORTS = {
     "stg snapshots on disk": (stg, {"snapshots": "disk", "init": "joint"}),
     "dmtg": (dmtg, {}),
     "dmtg per sample": (dmtg, {"sampling": "per_sample", "scheduler": milestones, "freeze_trunk": True}),
-    "dmtg fixed": (dmtg, {"assignment": "random", "assignment_lr": 1e-2, "temperature": 2.5, "keep_best": False}),
+    "dmtg fixed": (dmtg, {"assignment": "random", "keep_best": False}),
 }
 
 

@@ -427,20 +427,6 @@ def test_fixed_assignments(given, expected):
         assert len({tuple(int(k) for k in labels) for labels in other}) > 1
 
 
-@pytest.mark.parametrize("given", ["diagonal", "random", TaskAssignment.fixed([1, 1, 2, 1], 3)], ids=type)
-def test_what_a_fixed_assignment_would_ignore_is_refused(given):
-    others = {"sampling": "hard", "init": "normal", "eps": 0.1, "assignment_lr": 3, "assignment_warmup": 0.5}
-    others |= {"temperature": 0.1, "entropy_weight": 5, "balance_weight": 0.0, "drop_branches": False}
-    for name, value in others.items():
-        with pytest.raises(InvalidArgumentError, match=f"^{name} must be left out for .* fixed; got {name}={value}$"):
-            trainer(assignment=given, **{name: value})
-    with pytest.raises(
-        InvalidArgumentError, match=r"^init, temperature must be .*; got init=normal, temperature=1 to 2 "
-    ):
-        trainer(assignment=given, temperature=Temperature(1, 2), init="normal")
-    trainer(assignment=given, sampling="fixed", temperature=2.5)  # as it is, and the default
-
-
 def test_what_a_given_assignment_has_of_its_own_is_refused():
     given = TaskAssignment(4, 3, sampling="hard")
     trainer(assignment=given, sampling="hard", temperature=1.0, entropy_weight=0.1)

@@ -142,6 +142,8 @@ def test_inputs_that_hold_no_numbers(arrays):
         trainer().fit(Rows(inputs.tolist(), targets))
     with pytest.raises(InvalidTypeError, match="train must have a number per task as targets"):
         trainer().fit(Rows(inputs, targets.astype(str).tolist()))
+
+
 def test_a_process_without_stderr_has_no_progress_bar(arrays, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert len(trainer(progress=None).fit(arrays).models_) == 2

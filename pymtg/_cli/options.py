@@ -295,13 +295,13 @@ RankTimeout = Annotated[
 
 
 def given(context: typer.Context, *names: str) -> list[str]:
-    """Return the flags of those of a command's parameters that are on its line or in its file, a switch if it is on."""
+    """Return the flags of those of a command's parameters that are on its line, a switch if it is on."""
     options = {option.name: option for option in context.command.params}
     sources = {name: context.get_parameter_source(name) for name in names}
     return [
         options[name].opts[0]
         for name, source in sources.items()
-        if source is not None and source.name != "DEFAULT" and context.params[name] is not False
+        if source is not None and source.name == "COMMANDLINE" and context.params[name] is not False
     ]
 
 

@@ -20,19 +20,10 @@ from pymtg.tasks import TaskLayout
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers.config import check_choice, check_int
 
-__all__ = ["ASSIGNMENTS", "OF_A_LEARNED_ASSIGNMENT", "DMTGPlan"]
+__all__ = ["ASSIGNMENTS", "DMTGPlan"]
 
 ASSIGNMENTS = ("learned", "diagonal", "random")
-OF_A_NEW_ASSIGNMENT = ("sampling", "init", "eps")
-OF_A_LEARNED_ASSIGNMENT = (
-    *OF_A_NEW_ASSIGNMENT,
-    "assignment_lr",
-    "assignment_warmup",
-    "temperature",
-    "entropy_weight",
-    "balance_weight",
-    "drop_branches",
-)
+_OF_A_NEW_ASSIGNMENT = ("sampling", "init", "eps")
 
 
 @dataclass(frozen=True)
@@ -150,21 +141,17 @@ def _check_assignment(plan: DMTGPlan, layout: TaskLayout) -> None:
 
 
 def _check_effect(plan: DMTGPlan) -> None:
-    """Raise InvalidArgumentError for values, not the default ones, that the assignment leaves without effect."""
-    given = plan.assignment
-    if given == "learned":
+    """Raise InvalidArgumentError for values, not the default ones, of which a given assignment has its own."""
+    if not isinstance(plan.assignment, TaskAssignment):
         return
-    own = {"sampling": given.sampling} if isinstance(given, TaskAssignment) else {"sampling": "fixed"}
-    fixed = own["sampling"] == "fixed"
-    default = DMTGPlan()
+    default, own = DMTGPlan(), {"sampling": plan.assignment.sampling}
     useless = {
         name: getattr(plan, name)
-        for name in (OF_A_LEARNED_ASSIGNMENT if fixed else OF_A_NEW_ASSIGNMENT)
+        for name in _OF_A_NEW_ASSIGNMENT
         if getattr(plan, name) not in (getattr(default, name), own.get(name))
     }
     if useless:
-        kind = "that is fixed" if fixed else "that is given, which has its own"
         raise InvalidArgumentError(
-            f"{', '.join(useless)} must be left out for an assignment {kind}; "
+            f"{', '.join(useless)} must be left out for an assignment that is given, which has its own; "
             f"got {', '.join(f'{name}={value}' for name, value in useless.items())}"
         )

@@ -14,7 +14,7 @@ import torch
 from pymtg.metrics import score
 from pymtg.nets.multihead import count_parameters
 from pymtg.trainers._batches import BatchSource
-from pymtg.trainers._dmtg_plan import OF_A_LEARNED_ASSIGNMENT, DMTGPlan
+from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._loop import Trained
 from pymtg.trainers._predict import combine_networks
 from pymtg.trainers._seeding import stage_seed
@@ -137,7 +137,6 @@ class Runner:
         how = need.kind.removeprefix("dmtg").removeprefix("_")
         options = {"epochs": need.epochs, "num_groups": need.networks, **self.dmtg_options}
         if how in ("diagonal", "random"):
-            options = {name: value for name, value in options.items() if name not in OF_A_LEARNED_ASSIGNMENT}
             options["assignment"] = how
         plan = DMTGPlan.checked(self.setting.layout, **options)
         make = network_maker(self.setting.model, self.setting.layout, need.networks)

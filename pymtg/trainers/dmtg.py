@@ -67,9 +67,8 @@ class DMTGTrainer:
         the epoch with the best validation score are kept together.
     assignment
         ``"learned"``; or, to compare with, fixed: ``"diagonal"`` (task t on branch ``t mod K``) or ``"random"`` (dealt
-        out evenly in an order drawn from the seed); or a :class:`pymtg.nets.TaskAssignment`, which is copied. What
-        only a learned one uses (`sampling` to `balance_weight`, `drop_branches`) is refused beside a fixed one, where
-        it is not the default.
+        out evenly in an order drawn from the seed); or a :class:`pymtg.nets.TaskAssignment`, which is copied. A fixed
+        one has no use for `sampling` to `balance_weight` and `drop_branches`.
     sampling, init, eps
         Of a learned assignment, as in :class:`pymtg.nets.TaskAssignment`; one that is given has its own.
     assignment_lr
