@@ -268,7 +268,7 @@ def test_nothing_is_read_of_a_device(missing: bool, monkeypatch: pytest.MonkeyPa
         record=lambda *given: recorded.append(given),
         defers=True,
     )
-    monkeypatch.setattr(_linear_chunks, "backend_named", lambda name: silent)
+    monkeypatch.setattr(_linear_chunks, "backend_at_work", lambda name, device: silent)
     monkeypatch.setattr(_faults, "_buffers", {})
     _faults.fault_buffer(torch.device("cpu"))
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -160,8 +160,12 @@ def rewritten(path, **changes):
         ({"in_features": 10**12}, r"must be \[5, 1000000000000\]"),
         ({"trunk": [2, 10**10]}, "describes 17 tensors"),
         (
-            {"layout": TaskLayout(LAYOUT.names, [1, 10**10, 2, 1]).to_dict()},
-            r"linear\.0\.weight must be \[10000000001, 4\]",
+            {"layout": TaskLayout(LAYOUT.names, [1, 10**9, 2, 1]).to_dict()},
+            r"linear\.0\.weight must be \[1000000001, 4\]",
+        ),
+        (
+            {"layout": LAYOUT.to_dict() | {"num_classes": [1, 10**10, 2, 1]}},
+            "num_classes must be at most 2147483647; task 'b' has 10000000000",
         ),
         ({"dropout": [0.0, 0.5]}, r"branches\.0\.layers\.3\.weight must be \[4, 5\]; the file holds none"),
         ({"dropout": [0.0, float("nan")]}, "dropout must lie in"),
