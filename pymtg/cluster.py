@@ -151,11 +151,15 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         ConvergenceWarning
             If X has fewer distinct points than clusters; the clusters beyond them repeat the others' centres.
         """
+        return self._fitted(X)
+
+    def _fitted(self, X: Any, observed: npt.NDArray[np.bool_] | None = None) -> FuzzyKMeans:
+        """Fit on X; in mode "points" on those of its points that `observed` ``[n, P]`` marks, at least one a row."""
         options = self._options()
         raw = self._two_dimensional(X)
         array = self._checked(raw, minimum=2)
         if self.mode == "points":
-            result, curve = self._fit_task_points(array, options)
+            result, curve = self._fit_task_points(array, options, observed)
         else:
             result, curve = self._fit_rows(array, options)
         validate_data(self, raw, skip_check_array=True)
@@ -251,12 +255,16 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         return self._search(lambda k: core.cluster_points(X, k, options, grid=way == "grid"), between, sample)
 
     def _fit_task_points(
-        self, X: core.FloatArray, options: core.Options
+        self, X: core.FloatArray, options: core.Options, observed: npt.NDArray[np.bool_] | None
     ) -> tuple[core.Clustering, dict[int, float] | None]:
-        tasks = len(X)
-        points = self._as_points(X).reshape(-1, 2)
-        result, curve = self._fit_rows(points, options)
-        labels = result.labels.reshape(tasks, -1)
+        points = self._as_points(X)
+        if observed is None or observed.all():
+            result, curve = self._fit_rows(points.reshape(-1, 2), options)
+            labels = result.labels.reshape(len(X), -1)
+        else:
+            result, curve = self._fit_rows(points[observed], options)
+            labels = np.full(observed.shape, -1, np.int32)
+            labels[observed] = result.labels
         clusters = len(result.centers) if result.centers is not None else 0
         shares = _shares(labels, clusters)
         return (
@@ -457,9 +465,9 @@ def _argmax(rows: Float64Array) -> npt.NDArray[np.int32]:
 
 
 def _shares(labels: npt.NDArray[np.int32], n_clusters: int) -> Float64Array:
-    """Return [tasks, K] shares of each task's points [tasks, P] by cluster."""
-    counts = np.stack([np.bincount(row, minlength=n_clusters) for row in labels])
-    shares: Float64Array = counts / labels.shape[1]
+    """Return [tasks, K] shares of each task's points [tasks, P] by cluster; -1 stands for no point."""
+    counts = np.stack([np.bincount(row[row >= 0], minlength=n_clusters) for row in labels])
+    shares: Float64Array = counts / counts.sum(axis=1, keepdims=True)
     return shares
 
 

@@ -238,7 +238,9 @@ def grouped_by(
     data_map = None if is_matrix else data_map_or_gram
     if task_names is None and data_map is not None:
         task_names = data_map.layout.names
-    features = _points(data_map) if estimator.mode == "points" and data_map is not None else None
+    features, observed = None, None
+    if estimator.mode == "points" and data_map is not None:
+        features, observed = _points(data_map)
     if features is None:
         features = checked_gram(data_map_or_gram if data_map is None else data_map.gram())
     if task_names is None:
@@ -249,10 +251,13 @@ def grouped_by(
     _check_number(estimator.n_clusters, len(features), number)
     if data_map is not None and not features.any():
         _check_recorded(data_map)
+    if observed is not None and not observed.any(axis=1).all():
+        name = names[int(np.argmin(observed.any(axis=1)))]
+        raise InvalidArgumentError(f"the data map must hold a point of every task in mode 'points'; {name!r} has none")
     with warnings.catch_warnings():
         warnings.simplefilter("error", FewerPointsWarning)
         try:
-            silhouette = _fit(estimator, features)
+            silhouette = _fit(estimator, features, observed)
         except (FewerPointsWarning, FewerPointsError) as fewer:
             raise _too_few(estimator, data_map, len(features), fewer.found, number) from None
     return _groups_of(estimator, names, silhouette)
@@ -304,27 +309,28 @@ def _regressions_all_or_nothing(data_map: Any) -> bool:
     return bool(((mean == 0) | (mean == 1)).all())
 
 
-def _fit(estimator: FuzzyKMeans, features: npt.NDArray[Any]) -> float | None:
-    """Fit on a Gram matrix [T, T], or on points [T, P, 2]; return the mean silhouette where there is one."""
+def _fit(estimator: FuzzyKMeans, features: npt.NDArray[Any], observed: npt.NDArray[np.bool_] | None) -> float | None:
+    """Fit on a Gram matrix [T, T], or on observed points [T, P, 2]; return the mean silhouette where there is one."""
     if features.ndim == 3:
-        estimator.fit(features)
+        estimator._fitted(features, observed)
         return None
     with span("clustering"):
         estimator.fit_gram(features)
         return _silhouette(core.distances_from_gram(features), estimator.labels_)
 
 
-def _points(data_map: Any) -> npt.NDArray[Any]:
-    """Return all (mean, std) points of all snapshots, tasks as rows: [T, P, 2]."""
+def _points(data_map: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Return all (mean, std) points of all snapshots, tasks as rows: [T, P, 2], and [T, P] which were observed."""
     snapshots = list(getattr(data_map, "snapshots", ())) or [data_map]
-    parts = []
+    parts, there = [], []
     for snapshot in snapshots:
+        there.append((snapshot.count > 0).cpu().numpy().T)
         planes = [as_float_array(plane, "the data map").T for plane in (snapshot.mean, snapshot.std)]
         parts.append(np.stack(planes, axis=-1))
     points = np.concatenate(parts, axis=1)
     if not np.isfinite(points).all():
         raise InvalidArgumentError("the data map must be finite in mode 'points'; it holds NaN or infinity")
-    return points
+    return points, np.concatenate(there, axis=1)
 
 
 def _silhouette(squared: Float64Array, labels: core.Int32Array) -> float | None:

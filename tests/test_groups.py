@@ -23,11 +23,12 @@ class FakeMap:
             SimpleNamespace(
                 mean=torch.tensor(kinds + 0.1 + 0.02 * rng.random((50, tasks)), dtype=torch.float32),
                 std=torch.tensor(kinds / 2 + 0.01 * rng.random((50, tasks)), dtype=torch.float32),
+                count=torch.ones(50, tasks),
             )
             for _ in range(max(snapshots, 1))
         ]
         self.snapshots = tuple(maps) if snapshots else ()
-        self.mean, self.std = maps[0].mean, maps[0].std
+        self.mean, self.std, self.count = maps[0].mean, maps[0].std, maps[0].count
 
     def gram(self):
         gram = new_gram(len(self.layout.names))
@@ -210,3 +211,26 @@ def test_bad_groups():
         TaskGroups(("a",), np.array([[0.5, 0.5]]), np.array([2]))
     with pytest.raises(InvalidArgumentError, match="memberships must be"):
         TaskGroups(("a", "b"), np.array([[0.5, 0.5]]), np.array([0, 0]))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_points_that_were_not_observed_play_no_part(missing: bool) -> None:
+    """Labels that are missing, or samples that were never drawn: a map holds (0, 0) there."""
+    data_map = DataMap(500, TaskLayout.binary(["easy", "sparse", "hard", "hard too"]), missing=missing)
+    rows = 500 if missing else 100
+    valid = torch.ones(rows, 4, dtype=torch.bool)
+    valid[100:, 1] = False
+    for _ in range(3):
+        p = torch.tensor([0.9, 0.9, 0.1, 0.1]) + 0.05 * torch.rand(rows, 4)
+        data_map.update(p, torch.arange(rows), valid=valid if missing else None)
+    groups = cluster_tasks(data_map, 2, mode="points", random_state=0)
+    assert groups.groups == [["easy", "sparse"], ["hard", "hard too"]]
+    assert groups.memberships.max(axis=1).tolist() == [1.0] * 4
+
+
+def test_a_task_without_a_point_is_named() -> None:
+    data_map, valid = DataMap(10, TaskLayout.binary(["a", "b", "c"]), missing=True), torch.ones(10, 3, dtype=torch.bool)
+    valid[:, 1] = False
+    data_map.update(torch.rand(10, 3), torch.arange(10), valid=valid)
+    with pytest.raises(InvalidArgumentError, match="a point of every task in mode 'points'; 'b' has none"):
+        cluster_tasks(data_map, 2, mode="points", random_state=0)

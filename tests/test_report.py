@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pymtg import DataMap, TaskLayout
 from pymtg.errors import InvalidArgumentError
 from pymtg.metrics import Scores
 from pymtg.report import (
@@ -48,7 +49,13 @@ def make_map(samples=50, tasks=6, names=None):
     mean = torch.rand(samples, tasks, generator=draws)
     std = (mean * (1 - mean)).sqrt() * torch.rand(samples, tasks, generator=draws)
     names = names or [f"task{t}" for t in range(tasks)]
-    return SimpleNamespace(mean=mean, std=std, correctness=mean.round(decimals=1), layout=SimpleNamespace(names=names))
+    return SimpleNamespace(
+        mean=mean,
+        std=std,
+        correctness=mean.round(decimals=1),
+        count=torch.ones_like(mean),
+        layout=SimpleNamespace(names=names),
+    )
 
 
 def make_groups(tasks=6, groups=2, names=None, **more):
@@ -393,3 +400,15 @@ def test_curves_can_start_before_the_first_epoch_and_stand_in_rows():
     assert [axes.get_title(loc="left") for axes in panels] == list("abcde")
     assert panels[0].lines[0].get_xdata().tolist() == [0, 1]
     assert figure.get_figwidth() < 14
+
+
+def test_what_was_not_observed_is_not_drawn():
+    """A map holds 0 there: it would be a sample that is hard and always wrong."""
+    data_map = DataMap(100, TaskLayout.binary(["a", "b"]), missing=True)
+    valid = torch.ones(100, 2, dtype=torch.bool)
+    valid[20:, 1] = False
+    data_map.update(0.5 + 0.4 * torch.rand(100, 2), torch.arange(100), valid=valid)
+    figure = data_map_figure(data_map)
+    drawn = [axes.collections[0].get_offsets() for axes in figure.axes[:2]]
+    assert [len(points) for points in drawn] == [100, 20]
+    assert float(drawn[1][:, 1].min()) > 0.4

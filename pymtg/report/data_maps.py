@@ -48,6 +48,10 @@ class MapLike(Protocol):
         """Share of the epochs in which the argmax was the gold class [M, T]."""
 
     @property
+    def count(self) -> torch.Tensor:
+        """Number of observations [M, T]; what has none is not drawn."""
+
+    @property
     def layout(self) -> Any:
         """The tasks; only ``layout.names`` is read."""
 
@@ -91,6 +95,7 @@ def data_map_figure(data_map: MapLike, groups: GroupTable | None = None, *, most
     tasks = choose_panels(groups, len(names), most)
     # One plane after the other, and only the panels' columns of it: together they are larger than the map itself.
     mean, std, correct = (_array(getattr(data_map, plane)[:, tasks]) for plane in ("mean", "std", "correctness"))
+    mean[_array(data_map.count[:, tasks]) == 0] = np.nan  # a map holds 0 where nothing was observed
     columns = _num_columns(len(tasks))
     rows = -(-len(tasks) // columns)
     figure = new_figure(max(4.8, 2.1 * columns + 1.0), 2.0 * rows + 1.1)
@@ -138,7 +143,7 @@ def _drawn_samples(num_samples: int) -> np.ndarray:
 
 
 def _draw_panel(axes: Any, std: np.ndarray, mean: np.ndarray, correct: np.ndarray) -> None:
-    # A sample without a label for this task has NaN somewhere; scatter would draw it at the edge in some versions.
+    # A sample without an observation of this task is NaN; scatter would draw it at the edge in some versions.
     known = np.isfinite(std) & np.isfinite(mean) & np.isfinite(correct)
     size = float(np.clip(2500 / max(1, int(known.sum())), 2.5, 16))
     axes.scatter(
