@@ -37,6 +37,8 @@ def as_float_array(values: object, name: str) -> npt.NDArray[np.float32] | Float
         If the values are not real numbers.
     """
     if isinstance(values, torch.Tensor):
+        if values.layout != torch.strided or values.is_meta:
+            raise InvalidTypeError(f"{name} must be an array or a dense tensor; got a tensor of {values.layout}")
         values = values.detach().cpu()
         if values.dtype in (torch.float16, torch.bfloat16):
             values = values.float()

@@ -10,7 +10,7 @@ from torch import Tensor
 from pymtg._reference import _gold, columns_of
 from pymtg._regression_metrics import check_one_output
 from pymtg._task_losses import class_numbers, column_losses, known
-from pymtg._task_split import TaskSplit, pick
+from pymtg._task_split import TaskSplit, called, pick
 from pymtg._task_split import columns_of as output_columns
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.functional import multitask_cross_entropy
@@ -103,7 +103,7 @@ def _probabilities(layout: TaskLayout, ignore_index: int) -> Callable[[Tensor, T
 
 
 def _called(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor, name: str) -> Tensor:
-    value = loss(outputs, targets)
+    value = called(loss, outputs, targets, name)
     if not isinstance(value, Tensor):
         raise InvalidTypeError(f"losses must return a tensor; that of {name!r} returned {type(value).__name__}")
     if value.numel() != 1:

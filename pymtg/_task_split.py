@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from pymtg._task_losses import COLUMN_LOSSES
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
-__all__ = ["TaskLossFunction", "TaskSplit", "columns_of", "pick", "split_tasks"]
+__all__ = ["TaskLossFunction", "TaskSplit", "called", "columns_of", "pick", "split_tasks"]
 
 TaskLossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(outputs [B, ...], targets [B, ...]) -> loss``, a scalar; sees missing targets as they are."""
+
+
+def called(loss: TaskLossFunction, outputs: Tensor, targets: Tensor, name: str) -> Tensor:
+    """Return what a task's loss function says of it.
+
+    torch's losses per element take outputs ``[B, 1]`` and targets ``[B]`` for ``[B, B]`` pairs and only warn: that
+    is an InvalidArgumentError here.
+    """
+    if torch.compiler.is_compiling():
+        return loss(outputs, targets)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
+        try:
+            return loss(outputs, targets)
+        except UserWarning as warning:
+            if not str(warning).startswith("Using a target size"):
+                raise
+    raise InvalidArgumentError(
+        f"losses of task {name!r} must not pair every row with every other: its outputs are {list(outputs.shape)}, its "
+        f"targets {list(targets.shape)}; index the outputs, lambda outputs, targets: loss(outputs[:, 0], targets)"
+    )
+
 
 _CLASSIFICATION = ("cross_entropy", "dense_cross_entropy")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pymtg._branch_parts import BranchParts
 from pymtg._checks import check_floating
 from pymtg._task_losses import column_losses, row_losses
-from pymtg._task_split import TaskLossFunction, split_tasks
+from pymtg._task_split import TaskLossFunction, called, split_tasks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.functional import assigned_cross_entropy
 from pymtg.nets.branched import HeadOutputs
@@ -150,7 +150,7 @@ class BranchedLoss(nn.Module):
                 f"losses must not be a function for task {name!r} where the assignment is drawn per row: a function "
                 "gives one figure for the batch"
             )
-        figures = [loss(own, parts.target(task)) for own in outputs.unbind()]
+        figures = [called(loss, own, parts.target(task), name) for own in outputs.unbind()]
         for figure in figures:
             if not isinstance(figure, Tensor) or figure.numel() != 1:
                 found = tuple(figure.shape) if isinstance(figure, Tensor) else type(figure).__name__

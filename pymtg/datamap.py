@@ -345,7 +345,9 @@ class DataMap:
     def features(self) -> Tensor:
         """Return the tasks' feature vectors, float32 ``[T, 2 M E]``: all means and deviations of the E snapshots.
 
-        Without snapshots, those of the map as it stands. :meth:`gram` holds all that clustering needs in T x T numbers.
+        What was not observed of a sample where other tasks were (missing labels) takes the mean over those: it says
+        nothing of its task. Without snapshots, the features of the map as it stands. :meth:`gram` holds all that
+        clustering needs in T x T numbers.
 
         Raises
         ------
@@ -372,11 +374,12 @@ class DataMap:
         """Return one task's map as a pandas frame: mean, std, correctness, count, indexed by sample id."""
         import pandas
 
-        t = self.layout.position(task)
-        now = self._now()
-        columns = {"mean": now.mean, "std": now.std, "correctness": now.correctness, "count": now.count}
+        now, t = self._now(), self.layout.position(task)
+        counts = now.counts if now.counts.dim() == 1 else now.counts[:, t : t + 1]
+        one = Snapshot(now.epoch, now.words[:, :, t : t + 1], counts, self.ddof)  # the others are not unpacked
+        columns = {"mean": one.mean, "std": one.std, "correctness": one.correctness, "count": one.count}
         frame: pandas.DataFrame = pandas.DataFrame(
-            {name: values[:, t].cpu().numpy() for name, values in columns.items()},
+            {name: values[:, 0].cpu().numpy() for name, values in columns.items()},
             index=pandas.RangeIndex(self.num_samples, name="sample_id"),
         )
         return frame

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -162,7 +163,8 @@ def _weights(values: Tensor | Sequence[float] | None, layout: TaskLayout) -> Ten
     if values is None:
         return None
     try:
-        weights = torch.as_tensor(values).detach().clone()
+        # A copy: groups' memberships are arrays that nobody may write to, of which torch warns.
+        weights = values.detach().clone() if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
     except (TypeError, ValueError, RuntimeError):
         raise InvalidTypeError(f"task_weights must be numbers, one per task; got {values!r}") from None
     check_tensor(weights, "task_weights")

@@ -4,9 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from pymtg import FuzzyKMeans
+from pymtg import FuzzyKMeans, cluster_tasks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
 X = np.random.default_rng(0).random((12, 4))
@@ -118,3 +119,8 @@ def test_the_error_and_the_warning_of_too_few_points_survive_copying():
 def test_auto_needs_distinct_points():
     with pytest.raises(InvalidArgumentError, match="distinct"):
         FuzzyKMeans("auto").fit(np.ones((5, 3)))
+
+
+def test_a_sparse_gram_matrix():
+    with pytest.raises(InvalidTypeError, match=r"must be an array or a dense tensor; got a tensor of torch.sparse_coo"):
+        cluster_tasks(torch.eye(3).to_sparse(), 2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -285,3 +287,24 @@ def test_compiles_without_a_graph_break(layout: TaskLayout, generator: torch.Gen
     outputs, targets = draw(layout, generator)
     compiled = torch.compile(lambda x, y: loss(x, y), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(outputs, targets), truth(layout, outputs, targets, ("x",)).sum())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_that_pairs_every_row_with_every_other_is_refused(generator: torch.Generator) -> None:
+    """torch only warns of outputs [B, 1] and targets [B]; other warnings of a function stay warnings."""
+    layout = TaskLayout.regression(["x", "y"])
+    outputs, targets = torch.randn(6, 2, generator=generator), torch.randn(6, 2, generator=generator)
+    loss = MultiTaskLoss(layout, losses={"y": F.smooth_l1_loss})
+    with pytest.raises(InvalidArgumentError, match=r"'y' must not pair .* outputs are \[6, 1\], its targets \[6\]"):
+        loss(outputs, targets)
+    fitting = MultiTaskLoss(layout, losses={"y": lambda o, t: F.smooth_l1_loss(o[:, 0], t)})
+    expected = F.mse_loss(outputs[:, 0], targets[:, 0]) + F.smooth_l1_loss(outputs[:, 1], targets[:, 1])
+    torch.testing.assert_close(fitting(outputs, targets), expected)
+
+
+def test_memberships_of_groups_as_weights_without_a_warning() -> None:
+    weights = np.array([0.25, 0.75])
+    weights.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert MultiTaskLoss(TaskLayout.binary(["a", "b"]), task_weights=weights).task_weights.tolist() == [0.25, 0.75]

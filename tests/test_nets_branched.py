@@ -297,3 +297,24 @@ def test_integers_of_every_kind_name_branches():
         net.prune(torch.zeros(2, 2, dtype=torch.int64))
     net.drop_branches(torch.tensor([2, 0]))
     assert net.branch_ids == (2, 0)
+
+
+def test_what_branches_share_they_share_after_pruning():
+    """One embedding in every branch stays one, and one with the trunk's."""
+    shared = nn.Linear(6, 5)
+
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.own = shared, nn.Linear(5, 4)
+
+        def forward(self, inputs):
+            return self.own(self.shared(inputs))
+
+    layout = TaskLayout.binary(["a", "b", "c"])
+    net = BranchedNet(Branch, 3, layout, features=4)
+    pruned = net.prune([0, 2, 0])
+    assert pruned.branches[0].shared is pruned.branches[1].shared
+    assert pruned.branches[0].own is not pruned.branches[1].own
+    assert pruned.branches[0].shared is not shared
+    assert sum(p.numel() for p in pruned.branches.parameters()) == 35 + 2 * 24

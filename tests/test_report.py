@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pymtg import DataMap, TaskLayout
+from pymtg import DataMap, TaskLayout, cluster_tasks
 from pymtg.errors import InvalidArgumentError
 from pymtg.metrics import Scores
 from pymtg.report import (
@@ -412,3 +412,14 @@ def test_what_was_not_observed_is_not_drawn():
     drawn = [axes.collections[0].get_offsets() for axes in figure.axes[:2]]
     assert [len(points) for points in drawn] == [100, 20]
     assert float(drawn[1][:, 1].min()) > 0.4
+
+
+def test_pictures_take_task_groups(tmp_path):
+    data_map = DataMap(30, TaskLayout.binary(["a", "b", "c"]))
+    data_map.update(torch.rand(30, 3), torch.arange(30))
+    groups = cluster_tasks(data_map, 2, random_state=0)
+    assert save_data_map(tmp_path / "map.png", data_map, groups).stat().st_size > 0
+    assert save_memberships(tmp_path / "memberships.png", groups).stat().st_size > 0
+    other = cluster_tasks(torch.eye(3), 2, random_state=0)
+    with pytest.raises(InvalidArgumentError, match="groups must be those of the data map's tasks"):
+        data_map_figure(data_map, other)

@@ -157,3 +157,28 @@ def test_regression_targets_that_are_not_standardised_are_told_in_the_trainers_t
     with pytest.raises(InvalidArgumentError, match=r"^num_groups(='auto')? .*1 of 3.*not standardised") as error:
         told.fit((arrays[0], targets))
     assert "clusters" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"optimizer": lambda p: None},
+            InvalidTypeError,
+            "optimizer must return a torch.optim.Optimizer; got NoneType",
+        ),
+        ({"optimizer": torch.optim.LBFGS}, InvalidArgumentError, "optimizer must step without a closure"),
+        ({"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, InvalidTypeError, "scheduler must return one that"),
+        ({"scheduler": lambda o: None}, InvalidTypeError, "scheduler must return one that .* got NoneType"),
+    ],
+)
+@pytest.mark.parametrize("kind", [STGTrainer, DMTGTrainer])
+def test_what_does_not_optimise_a_step_at_a_time(kind, options, error, message, arrays):
+    with pytest.raises(error, match=message):
+        kind(mlp(5, (8,)), LAYOUT, num_groups=2, epochs=1, **options).fit(arrays)
+
+
+def test_integers_into_branches_of_ones_own(arrays):
+    net = BranchedNet(lambda: nn.Linear(5, 8), 2, LAYOUT, features=8)
+    with pytest.raises(InvalidTypeError, match=r"inputs of a linear layer must be floating point; got torch.int64"):
+        DMTGTrainer(net, LAYOUT, epochs=1).fit(((3 * arrays[0]).astype(int), arrays[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,9 @@ class SeparateBranches(nn.Module):
         copies = inputs.unbind() if self.fanned else [inputs] * len(self.each)
         return torch.stack([branch(own_copy(branch, x)) for branch, x in zip(self.each, copies, strict=True)])
 
-    def module(self, k: int) -> nn.Module:
-        """Return a copy of branch k."""
-        return copy.deepcopy(self.each[k])
+    def module(self, k: int, copied: dict[int, Any] | None = None) -> nn.Module:
+        """Return a copy of branch k; `copied`, handed from call to call, keeps shared what branches share."""
+        return copy.deepcopy(self.each[k], copied)
 
     def load(self, k: int, state: Mapping[str, Tensor]) -> None:
         """Set the weights and buffers of branch k."""

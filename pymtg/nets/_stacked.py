@@ -87,8 +87,8 @@ class StackedBranches(nn.Module):
         """Yield the layers that hold parameters or buffers of the branches."""
         yield from (layer for layer in self.layers if isinstance(layer, StackedLayer))
 
-    def module(self, k: int) -> nn.Module:
-        """Return a plain module with copies of branch k's weights and buffers."""
+    def module(self, k: int, copied: dict[int, Any] | None = None) -> nn.Module:
+        """Return a plain module with copies of branch k's weights and buffers: stacked branches share none."""
         branch = copy.deepcopy(self._template[0])
         for layer in self.stacked():
             layer.copy_into(k, branch.get_submodule(layer.path))

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pymtg.errors import InvalidTypeError
+
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -97,6 +99,8 @@ class StackedLinear(StackedLayer):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``[K, B, ..., out]`` of ``[B, ..., in]`` or ``[K, B, ..., in]``."""
+        if not values.is_floating_point():
+            raise InvalidTypeError(f"inputs of a linear layer must be floating point; got {values.dtype}")
         if self.shared:
             values = values.expand(len(self.weight), *values.shape)
         flat = values.flatten(1, -2) if values.ndim > 3 else values

@@ -306,7 +306,10 @@ class BranchedNet(nn.Module):
         chosen = self._checked_labels(labels)
         used = sorted(set(chosen))
         heads = self.heads
-        custom = {name: copy.deepcopy(heads.head(chosen[self.layout.index(name)], name)) for name in heads.custom}
+        copied: dict[int, Any] = {}  # of all copies: what the parts share they go on sharing
+        custom = {
+            name: copy.deepcopy(heads.head(chosen[self.layout.index(name)], name), copied) for name in heads.custom
+        }
         linear: list[nn.Linear | None] = []
         for k in used:
             tasks = [name for t, name in enumerate(self.layout) if chosen[t] == k and name not in custom]
@@ -314,10 +317,10 @@ class BranchedNet(nn.Module):
         pruned = GroupedNet(
             self.layout,
             [used.index(k) for k in chosen],
-            [self.branches.module(k) for k in used],
+            [self.branches.module(k, copied) for k in used],
             linear,
             custom,
-            copy.deepcopy(self.trunk),
+            copy.deepcopy(self.trunk, copied),
             [self.branch_ids[k] for k in used],
         )
         return pruned.train(self.training)

@@ -18,8 +18,9 @@ __all__ = ["GroupedNet"]
 class GroupedNet(nn.Module):
     """Branches, each with the heads of its own tasks; made by :meth:`pymtg.nets.BranchedNet.prune`.
 
-    Plain modules only: it pickles, deep-copies and goes through ``torch.export``; its ``state_dict`` fits safetensors,
-    and holds the labels: ``load_state_dict`` raises InvalidArgumentError for the weights of other groups.
+    Plain modules only: it pickles, deep-copies and goes through ``torch.export``; its ``state_dict`` fits safetensors
+    (``safetensors.torch.save_model`` where weights are shared), and holds the labels: ``load_state_dict`` raises
+    InvalidArgumentError for the weights of other groups.
 
     Parameters
     ----------

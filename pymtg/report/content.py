@@ -63,8 +63,10 @@ class GroupTable:
             )
 
     @classmethod
-    def of(cls, groups: TaskGroups) -> GroupTable:
-        """Return task groups as tables and pictures take them."""
+    def of(cls, groups: TaskGroups | GroupTable) -> GroupTable:
+        """Return task groups as tables and pictures take them; a table as it is."""
+        if isinstance(groups, GroupTable):
+            return groups
         silhouettes = groups.quality.get("silhouette_scores") or {}
         return cls(
             names=groups.names,

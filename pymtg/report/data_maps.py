@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from pymtg.errors import InvalidArgumentError
 from pymtg.report.content import GroupTable
 from pymtg.report.figures import (
     FAINT,
@@ -24,6 +25,8 @@ from pymtg.report.figures import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from pymtg.groups import TaskGroups
 
 __all__ = ["MAX_PANELS", "choose_panels", "data_map_figure", "save_data_map"]
 
@@ -86,12 +89,17 @@ def _quotas(sizes: Sequence[int], total: int) -> list[int]:
     return quotas
 
 
-def data_map_figure(data_map: MapLike, groups: GroupTable | None = None, *, most: int = MAX_PANELS) -> Figure:
+def data_map_figure(
+    data_map: MapLike, groups: GroupTable | TaskGroups | None = None, *, most: int = MAX_PANELS
+) -> Figure:
     """Draw the map: mean (y) against standard deviation (x), one panel a task, coloured by correctness.
 
     Where there are more than `most` tasks or 4,000 samples a panel, a selection is drawn and the title says so.
     """
     names = list(data_map.layout.names)
+    groups = None if groups is None else GroupTable.of(groups)
+    if groups is not None and list(groups.names) != names:
+        raise InvalidArgumentError("groups must be those of the data map's tasks, in its order")
     tasks = choose_panels(groups, len(names), most)
     # One plane after the other, and only the panels' columns of it: together they are larger than the map itself.
     mean, std, correct = (_array(getattr(data_map, plane)[:, tasks]) for plane in ("mean", "std", "correctness"))
@@ -120,7 +128,11 @@ def data_map_figure(data_map: MapLike, groups: GroupTable | None = None, *, most
 
 
 def save_data_map(
-    path: str | os.PathLike[str], data_map: MapLike, groups: GroupTable | None = None, *, most: int = MAX_PANELS
+    path: str | os.PathLike[str],
+    data_map: MapLike,
+    groups: GroupTable | TaskGroups | None = None,
+    *,
+    most: int = MAX_PANELS,
 ) -> Path:
     """Write :func:`data_map_figure` as a PNG file."""
     return save_figure(path, data_map_figure(data_map, groups, most=most))

@@ -14,6 +14,8 @@ from pymtg.report.figures import INK, add_colour_bar, group_colour, new_figure, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from pymtg.groups import TaskGroups
+
 __all__ = ["memberships_figure", "save_memberships"]
 
 _COLOURS = "Blues"
@@ -22,8 +24,9 @@ _MOST_NAMED = 240  # beyond, names would be unreadable: one strip, groups marked
 _MOST_NUMBERED = 12  # columns that leave room for a number in each cell
 
 
-def memberships_figure(groups: GroupTable) -> Figure:
+def memberships_figure(groups: GroupTable | TaskGroups) -> Figure:
     """Draw the memberships as a heat map, ordered by group and then by strength, with numbers where they fit."""
+    groups = GroupTable.of(groups)
     order = groups.order()
     named = len(order) <= _MOST_NAMED
     blocks = -(-len(order) // _ROWS) if named else 1
@@ -41,7 +44,7 @@ def memberships_figure(groups: GroupTable) -> Figure:
     return figure
 
 
-def save_memberships(path: str | os.PathLike[str], groups: GroupTable) -> Path:
+def save_memberships(path: str | os.PathLike[str], groups: GroupTable | TaskGroups) -> Path:
     """Write :func:`memberships_figure` as a PNG file."""
     return save_figure(path, memberships_figure(groups))
 

@@ -145,7 +145,7 @@ class Run:
         self.input_dtype = weight_dtype(self.network)
         self.loss = self.make_loss().to(device)
         self.optimizers = self.optimizers_of(self.network)
-        self.scheduler = None if config.scheduler is None else config.scheduler(self.optimizers[0])
+        self.scheduler = config.build_scheduler(self.optimizers[0])
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp_dtype is torch.float16)
         # of its own: what a model draws does not move the order
         self.order: Any = torch.Generator().manual_seed(job.seed)

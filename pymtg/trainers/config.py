@@ -144,9 +144,25 @@ class TrainConfig:
         """Return the optimizer of a network."""
         parameters = list(network.parameters())
         if self.optimizer is not None:
-            return self.optimizer(parameters)
+            made = self.optimizer(parameters)
+            if not isinstance(made, torch.optim.Optimizer):
+                raise InvalidTypeError(f"optimizer must return a torch.optim.Optimizer; got {type(made).__name__}")
+            if isinstance(made, torch.optim.LBFGS):
+                raise InvalidArgumentError("optimizer must step without a closure, which LBFGS calls several times")
+            return made
         # fused: a third off a small network's epoch
         return torch.optim.Adam(parameters, lr=self.lr, fused=self.torch_device.type in ("cpu", "cuda"))
+
+    def build_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """Return the scheduler of an optimizer, if there is one."""
+        if self.scheduler is None:
+            return None
+        made = self.scheduler(optimizer)
+        if isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau) or not hasattr(made, "step"):
+            raise InvalidTypeError(
+                f"scheduler must return one that is stepped once an epoch, by no score; got {type(made).__name__}"
+            )
+        return made
 
 
 def check_int(name: str, value: object, lowest: int) -> int:
