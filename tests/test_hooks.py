@@ -255,6 +255,89 @@ def test_a_model_whose_ids_come_from_the_loader():
     assert recorder.data_map.count.unique().tolist() == [1]
 
 
+def numbered(*ids):
+    """Batches (ids, inputs, targets) whose inputs are the ids."""
+    return [(torch.tensor(part), torch.tensor(part), torch.zeros(len(part), dtype=torch.long)) for part in ids]
+
+
+def give(loss, rows):
+    return loss(torch.zeros(rows, 3, requires_grad=True), torch.zeros(rows, dtype=torch.long))
+
+
+@pytest.mark.parametrize("left", ["end", "break", "close"])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_loop_inside_another_puts_the_outer_ids_back(left, used):
+    loss = nn.CrossEntropyLoss()
+    with pymtg.record(loss, ONE, 8) as recorder:
+        for x, y in recorder.batches(numbered([0, 1], [2, 3])):
+            inner = iter(recorder.batches(numbered([4, 5], [6, 7])))
+            for _ in inner:
+                if used:
+                    give(loss, 2)
+                if left != "end":
+                    break
+            if left == "close":
+                inner.close()
+            del inner
+            give(loss, len(x))
+            with pytest.raises(RecordingError, match="used by an earlier forward"):
+                give(loss, len(y))
+    second = 2 if used and left == "end" else 0
+    assert recorder.data_map.count.flatten().tolist() == [1] * 4 + [2 * used] * 2 + [second] * 2
+
+
+def test_a_task_seen_before_an_inner_loop_waits_for_the_others():
+    losses = losses_of(MIXED)
+
+    def call(*names):
+        for name, classes in zip(MIXED.names, MIXED.num_classes, strict=True):
+            if name in names:
+                logits = torch.zeros(2, classes) if classes > 1 else torch.zeros(2)
+                losses[name](logits.requires_grad_(), torch.zeros(2, dtype=torch.long if classes > 1 else torch.float))
+
+    with pymtg.record(losses, MIXED, 4, missing=True) as recorder:
+        for _ in recorder.batches(numbered([0, 1])):
+            call("kind")
+            for _ in recorder.batches(numbered([2, 3])):
+                call("odd")
+                break
+            call("odd", "size")
+    assert recorder.data_map.count.tolist() == [[1, 1, 1]] * 2 + [[0, 1, 0]] * 2
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_two_loops_that_take_turns_are_an_error(batches):
+    loss = nn.CrossEntropyLoss()
+    first, second = numbered(*[[0, 1]] * batches), numbered(*[[2, 3]] * batches)
+    with pymtg.record(loss, ONE, 4) as recorder:
+        pairs = zip(recorder.batches(first), recorder.batches(second), strict=False)
+        with pytest.raises(RecordingError, match="cannot take turns"):
+            [give(loss, 2) for _ in pairs]
+        for _ in recorder.batches(first):
+            give(loss, 2)
+        assert recorder.data_map.count.flatten().tolist() == [batches, batches, 1, 1]
+
+
+def test_a_loop_that_is_never_gone_on_with_is_in_nobodys_way():
+    loss = nn.CrossEntropyLoss()
+    with pymtg.record(loss, ONE, 4) as recorder:
+        abandoned = iter(recorder.batches(numbered([0, 1], [0, 1])))
+        next(abandoned)
+        for _ in range(2):
+            for _ in recorder.batches(numbered([2, 3], [2, 3])):
+                give(loss, 2)
+        next(iter(recorder.batches(numbered([2, 3]))))
+        recorder.snapshot(1)
+    assert recorder.data_map.count.flatten().tolist() == [0, 0, 4, 4]
+    with recorder:
+        next(iter(recorder.batches(numbered([0, 1]))))  # closed at once, and its ids stay
+        give(loss, 2)
+        next(abandoned)
+        give(loss, 2)
+    del abandoned
+    assert recorder.data_map.count.flatten().tolist() == [2, 2, 4, 4]
+
+
 def test_a_loader_of_dicts_and_one_without_ids():
     samples = [{"x": torch.zeros(2), "y": 1} for _ in range(4)]
     recorder = pymtg.record(nn.CrossEntropyLoss(), ONE, M)

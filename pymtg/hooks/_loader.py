@@ -16,7 +16,13 @@ from pymtg.ranks import own_samples
 if TYPE_CHECKING:
     from pymtg.hooks._recorder import Recorder
 
-__all__ = ["RecordedLoader", "split_batch"]
+__all__ = ["RecordedLoader", "Turn", "split_batch"]
+
+
+class Turn:
+    """One iteration over a loader; `kept` is its batch, and whether that was used, while one inside it is open."""
+
+    kept: tuple[Any, bool] = (None, False)
 
 
 class RecordedLoader:
@@ -27,15 +33,18 @@ class RecordedLoader:
         self.loader = loader
 
     def __iter__(self) -> Iterator[Any]:
-        own, seen = _own_samples(self.loader), 0
-        for batch in self.loader:
-            ids, rest = split_batch(batch)
-            seen += len(ids)
+        own, seen, turn = _own_samples(self.loader), 0, Turn()
+        try:
+            for batch in self.loader:
+                ids, rest = split_batch(batch)
+                seen += len(ids)
+                if self.recorder.attached:
+                    self.recorder._advance(turn, ids, min(len(ids), max(0, seen - own)))
+                yield rest
             if self.recorder.attached:
-                self.recorder.ids(ids, repeats=min(len(ids), max(0, seen - own)))
-            yield rest
-        if self.recorder.attached:
-            self.recorder.flush()
+                self.recorder._end(turn)
+        finally:  # at a break too
+            self.recorder._close(turn)
 
     def __len__(self) -> int:
         return len(self.loader)

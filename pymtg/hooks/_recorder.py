@@ -20,7 +20,7 @@ from pymtg.datamap import DataMap, Snapshot
 from pymtg.errors import InvalidArgumentError, MissingLabelError
 from pymtg.functional import multitask_cross_entropy
 from pymtg.hooks._errors import RecordingError
-from pymtg.hooks._loader import RecordedLoader
+from pymtg.hooks._loader import RecordedLoader, Turn
 from pymtg.hooks._reading import MISSING, Part, Reader, as_ids, call_arguments, joined, output_logits
 from pymtg.hooks._sources import Source
 from pymtg.tasks import TaskLayout
@@ -86,6 +86,8 @@ class Recorder:
         self._handles: list[RemovableHandle] = []
         self._batch: _Batch | None = None
         self._ids_used = False
+        self._turns: list[Turn] = []  # the loops over batches() that are open, the inner ones last
+        self._left: list[_Batch] = []  # batches of loops that were left before all of their tasks were seen
         self._batches_at_snapshot = 0
 
     # Hooks
@@ -123,6 +125,7 @@ class Recorder:
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
+            self._turns.clear()
 
     def __enter__(self) -> Recorder:
         return self.attach() if self._sources else self
@@ -130,6 +133,7 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
             self.discard()  # a batch that was cut short, and no second error on top of the first
+            self._left.clear()
         self.detach()
 
     # What the loop says
@@ -189,6 +193,10 @@ class Recorder:
         ids out. The end of the loader calls :meth:`flush`. Where a model is hooked, the loop
         still says :meth:`targets`. Samples that a DistributedSampler repeats to fill up its last round are not
         recorded.
+
+        Loops may stand inside one another: when the inner one ends or is left (its iterator closed), the ids of the
+        outer one's batch are at hand again. Two cannot take turns, as in ``zip``: the outer one raises
+        :class:`RecordingError` where it goes on while the inner one is open.
         """
         return RecordedLoader(self, loader)
 
@@ -224,10 +232,14 @@ class Recorder:
         RecordingError
             If a module that stands for several tasks was not called for all of them.
         """
-        batch = self._batch
+        batches, self._left = [*self._left, self._batch], []
         self.discard()
-        if batch is None or not batch.parts:
-            return
+        for batch in batches:
+            if batch is not None and batch.parts:
+                self._record_seen(batch)
+
+    def _record_seen(self, batch: _Batch) -> None:
+        """Record a batch of which some tasks were seen."""
         unseen = [name for name in self.layout.names if name not in batch.parts]
         for source in self._sources:
             own = [reader.name for reader in source.readers]
@@ -290,6 +302,47 @@ class Recorder:
             raise RecordingError("the recorder is not attached: use it in a with statement, or call attach()")
         self.flush()
         self._batch = batch
+
+    # Loops over batches(), one inside the other
+
+    def _advance(self, turn: Turn, ids: Tensor, repeats: int) -> None:
+        """Take the ids of the next batch of a loop; with the first, the batch of the loop around it is kept."""
+        self._check_innermost(turn)
+        if turn not in self._turns:
+            if self._turns:
+                self._turns[-1].kept = self._batch, self._ids_used
+                self.discard()
+            self._turns.append(turn)
+        self.ids(ids, repeats=repeats)
+
+    def _end(self, turn: Turn) -> None:
+        """End the last batch of a loop."""
+        self._check_innermost(turn)
+        if turn in self._turns or not self._turns:
+            self.flush()
+
+    def _close(self, turn: Turn) -> None:
+        """Put the batch of the loop around this one back. Without one, the ids at hand stay: this raises nothing."""
+        if turn not in self._turns:
+            return
+        innermost = self._turns[-1] is turn
+        self._turns.remove(turn)
+        left = turn.kept[0]
+        if innermost and self._turns:
+            left = self._batch
+            self._batch, self._ids_used = self._turns[-1].kept
+        elif innermost:
+            return
+        if left is not None and left.parts:
+            self._left.append(left)
+
+    def _check_innermost(self, turn: Turn) -> None:
+        if turn in self._turns and self._turns[-1] is not turn:
+            raise RecordingError(
+                "a loop over recorder.batches(...) went on while one that began after it is still open, whose ids are "
+                "at hand: two of them cannot take turns, as in zip. End or close() the inner one first, or call "
+                "recorder.ids(ids) before each forward"
+            )
 
     def _see(self, source: Source, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         """Take what a hooked module was called with, or returned."""
@@ -355,7 +408,7 @@ class Recorder:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy starts detached, and in between batches.
-        return {**self.__dict__, "_handles": [], "_batch": None, "_ids_used": False}
+        return {**self.__dict__, "_handles": [], "_batch": None, "_ids_used": False, "_turns": [], "_left": []}
 
     def __repr__(self) -> str:
         modules = [type(source.module).__name__ for source in self._sources]
