@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import pymtg
 from pymtg import DataMap, MultiTaskLoss, TaskLayout
@@ -336,6 +336,30 @@ def test_a_loop_that_is_never_gone_on_with_is_in_nobodys_way():
         give(loss, 2)
     del abandoned
     assert recorder.data_map.count.flatten().tolist() == [2, 2, 4, 4]
+
+
+class Weighted(DistributedSampler):
+    """Draws with replacement, more than a share of the samples."""
+
+    def __iter__(self):
+        return iter(range(10)) if self.rank else iter([*range(10), *range(5)])
+
+    def __len__(self):
+        return 10 if self.rank else 15
+
+
+@pytest.mark.parametrize("kind", [DistributedSampler, Weighted])
+def test_only_what_torchs_sampler_repeats_is_left_out(kind):
+    dataset = TensorDataset(torch.zeros(11), torch.zeros(11, dtype=torch.long))
+    loss = nn.CrossEntropyLoss()
+    with pymtg.record(loss, ONE, 11) as recorder:
+        for rank in range(2):
+            loader = DataLoader(with_ids(dataset), 4, sampler=kind(dataset, 2, rank, shuffle=False))
+            for x, _ in recorder.batches(loader):
+                give(loss, len(x))
+    assert recorder.data_map.count.flatten().tolist() == (
+        [1] * 11 if kind is DistributedSampler else [3] * 5 + [2] * 5 + [0]
+    )
 
 
 def test_a_loader_of_dicts_and_one_without_ids():

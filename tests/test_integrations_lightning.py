@@ -13,10 +13,11 @@ from _observed import Observed, assert_same_map
 from _settings import new_seed
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Subset, TensorDataset
 
 from pymtg import DataMap, TaskLayout
 from pymtg.data import with_ids
@@ -405,6 +406,38 @@ def test_what_a_distributed_sampler_repeats_is_left_out(size, ranks, batch, shuf
             for rows in loader:
                 seen += rows[: padding.real_rows(len(rows))].tolist()
     assert sorted(seen) == sorted(dataset * 2)
+
+
+class Weighted(DistributedSampler):
+    """Draws three times as many samples as there are, none of them padding."""
+
+    def __iter__(self):
+        return iter([self.rank, *range(len(self.dataset))] * 3)
+
+    def __len__(self):
+        return 3 * (1 + len(self.dataset))
+
+
+def test_all_that_a_sampler_draws_in_its_own_way_is_real():
+    dataset = list(range(10))
+    for loader in (
+        DataLoader(dataset, 4, sampler=Weighted(dataset, 2, 1)),
+        DataLoader(dataset, batch_sampler=BatchSampler(Weighted(dataset, 2, 1), 4, drop_last=False)),
+    ):
+        padding = Padding()
+        padding.begin(loader)
+        assert sum(padding.real_rows(len(rows)) for rows in loader) == 33
+
+
+def test_what_lightnings_wrapper_of_a_sampler_repeats_is_left_out():
+    dataset, seen = list(range(7)), []
+    for rank in range(2):
+        sampler = DistributedSamplerWrapper(RandomSampler(dataset, generator=torch.Generator()), 2, rank)
+        loader, padding = DataLoader(dataset, 3, sampler=sampler), Padding()
+        padding.begin(loader)
+        for rows in loader:
+            seen += rows[: padding.real_rows(len(rows))].tolist()
+    assert sorted(seen) == dataset
 
 
 # Mistakes

@@ -16,7 +16,7 @@ from pymtg.ranks import own_samples
 if TYPE_CHECKING:
     from pymtg.hooks._recorder import Recorder
 
-__all__ = ["RecordedLoader", "Turn", "split_batch"]
+__all__ = ["RecordedLoader", "Turn", "padding_sampler", "split_batch"]
 
 
 class Turn:
@@ -56,13 +56,28 @@ class RecordedLoader:
         return getattr(self.loader, name)
 
 
-def _own_samples(loader: Any) -> int:
-    """Return how many samples of a loader are no padding of its sampler, which would count twice."""
+def padding_sampler(loader: Any) -> DistributedSampler[Any] | None:
+    """Return the sampler of a loader if it is one that is known to repeat samples at its end, to even the ranks out."""
     for holder in (loader, getattr(loader, "batch_sampler", None)):
         sampler = getattr(holder, "sampler", None)
         if isinstance(sampler, DistributedSampler):
-            return own_samples(sampler)
-    return sys.maxsize
+            return sampler if not sampler.drop_last and _draws_by_torch(sampler) else None
+    return None
+
+
+def _draws_by_torch(sampler: DistributedSampler[Any]) -> bool:
+    """Whether torch's own method deals the samples out: a subclass with another draws what it likes, maybe all new."""
+    draws = type(sampler).__iter__
+    of_lightning = {f"lightning{dot}fabric.utilities.distributed" for dot in "._"}  # it puts it around other samplers
+    return draws is DistributedSampler.__iter__ or (
+        draws.__module__ in of_lightning and draws.__qualname__ == "DistributedSamplerWrapper.__iter__"
+    )
+
+
+def _own_samples(loader: Any) -> int:
+    """Return how many samples of a loader are no padding of its sampler, which would count twice."""
+    sampler = padding_sampler(loader)
+    return sys.maxsize if sampler is None else own_samples(sampler)
 
 
 def split_batch(batch: Any) -> tuple[Tensor, Any]:

@@ -192,7 +192,7 @@ class Recorder:
         keeps its type. Wrap last: whatever reads batches ahead would leave the ids behind. Detached, it only takes the
         ids out. The end of the loader calls :meth:`flush`. Where a model is hooked, the loop
         still says :meth:`targets`. Samples that a DistributedSampler repeats to fill up its last round are not
-        recorded.
+        recorded; of a subclass with an ``__iter__`` of its own every sample is.
 
         Loops may stand inside one another: when the inner one ends or is left (its iterator closed), the ids of the
         outer one's batch are at hand again. Two cannot take turns, as in ``zip``: the outer one raises

@@ -47,7 +47,7 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     With several processes each records the samples that it sees. Their maps are added up at the end of an epoch and at
     checkpoints, so that :attr:`data_map` is the same everywhere. The samples that a ``DistributedSampler`` repeats to
-    even the ranks out are recorded once.
+    even the ranks out are recorded once; all that a subclass with an ``__iter__`` of its own draws is recorded.
 
     Parameters
     ----------

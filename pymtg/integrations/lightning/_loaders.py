@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.data import DistributedSampler
-
 from pymtg.data import IndexedDataset
+from pymtg.hooks._loader import padding_sampler
+from pymtg.ranks import own_samples
 
 __all__ = ["Padding", "gives_ids", "size_of"]
 
@@ -36,7 +36,8 @@ class Padding:
     """How many rows of each batch are real, where a DistributedSampler repeats samples to even the ranks out.
 
     Such a sampler deals ``ceil(N / W) * W`` positions to W ranks in turn; those from N on are repeats, and are the last
-    rows that a rank sees in an epoch. ``rows_seen`` counts the rows of this rank since its loader began.
+    rows that a rank sees in an epoch. A subclass that draws in its own way is not one of them. ``rows_seen`` counts the
+    rows of this rank since its loader began.
     """
 
     def __init__(self) -> None:
@@ -50,13 +51,8 @@ class Padding:
 
     def look(self, loader: Any) -> None:
         """Read off the sampler how many rows of an epoch are real on this rank."""
-        sampler = getattr(loader, "sampler", None)
-        if not isinstance(sampler, DistributedSampler):
-            sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-        self._real = None
-        if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
-            here = len(sampler.dataset) - sampler.rank  # type: ignore[arg-type]
-            self._real = max(0, -(-here // sampler.num_replicas))
+        sampler = padding_sampler(loader)
+        self._real = None if sampler is None else own_samples(sampler)
 
     def real_rows(self, size: int) -> int:
         """Return how many of the next `size` rows are real, the first ones."""
