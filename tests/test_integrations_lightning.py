@@ -345,6 +345,37 @@ def test_a_fit_from_the_start_begins_an_empty_map_and_one_that_goes_on_keeps_it(
     assert first is not run
 
 
+class ByHand(Net):
+    """Steps that Lightning does not count."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        returned = super().training_step(batch, batch_idx)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(returned["loss"])
+        optimizer.step()
+        return returned
+
+
+@pytest.mark.parametrize("again", ["a new trainer, a checkpoint", "the same trainer", "a new trainer"])
+def test_a_training_whose_steps_are_not_counted_goes_on_with_its_map(tmp_path, again):
+    dataset, callback, ckpt_path = with_ids(data()), DataMapCallback(), None
+    run = fit(ByHand(), callback, dataset, max_epochs=1)
+    assert run.global_step == 0
+    if again == "the same trainer":
+        run.fit_loop.max_epochs = 2
+        run.fit(ByHand(), DataLoader(dataset, batch_size=4))
+    else:
+        if again.endswith("checkpoint"):
+            ckpt_path = tmp_path / "one.ckpt"
+            run.save_checkpoint(ckpt_path)
+        fit(ByHand(), callback, dataset, max_epochs=2, ckpt_path=ckpt_path)
+    assert callback.data_map.count.eq(2).all()
+    assert callback.data_map.snapshot_epochs == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("asked", "named", "options"),
     [

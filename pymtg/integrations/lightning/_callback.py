@@ -42,8 +42,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     recorded, once. Half-precision logits are read as they are and their probabilities computed in float32.
 
     Checkpoints hold the map; ``trainer.fit(ckpt_path=...)`` goes on with it. A checkpoint taken within an epoch goes
-    on as exactly as the loader does: Lightning begins one that cannot be resumed at its start. A fit from the start
-    begins an empty map.
+    on as exactly as the loader does: Lightning begins one that cannot be resumed at its start. A fit from the start,
+    by a trainer that has seen no batch, begins an empty map.
 
     With several processes each records the samples that it sees. Their maps are added up at the end of an epoch and at
     checkpoints, so that :attr:`data_map` is the same everywhere. The samples that a ``DistributedSampler`` repeats to
@@ -150,7 +150,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin an empty map unless this fit goes on with an earlier one."""
-        if trainer.global_step == 0 and self._recording.num_batches:
+        # Batches, which checkpoints keep the number of: of a training by hand the steps may not be counted.
+        if trainer.fit_loop.total_batch_idx < 0 and self._recording.num_batches:
             self._recording.reset()
         size = size_of(trainer.train_dataloader)
         if size is not None:
