@@ -105,8 +105,8 @@ class MapRecording:
                 stacklevel=3,
             )
 
-    def record(self, logits: Any, targets: Any, sample_ids: Any, rows: int | None = None) -> None:
-        """Record a batch, or its first `rows` rows where the others are copies that fill it up.
+    def record(self, logits: Any, targets: Any, sample_ids: Any, rows: int | list[int] | None = None) -> None:
+        """Record a batch, or its first `rows` rows, or those listed, where the others are copies that fill it up.
 
         `logits` are ``[B, num_logits]``, `targets` ``[B, T]`` (``[B]`` for one task), `sample_ids` ``[B]``; they may
         be on different devices. Raises what :meth:`pymtg.hooks.Recorder.record` raises.
@@ -117,9 +117,10 @@ class MapRecording:
         reader = self._reader_of(self.data_map.layout)
         logits, targets = reader.read(logits, targets)
         ids = as_ids(sample_ids).to(logits.device)
-        if rows is not None and rows < logits.shape[0]:
+        if rows is not None and (not isinstance(rows, int) or rows < logits.shape[0]):
             check_sample_ids(ids, logits.shape[0], logits.device)
-            logits, targets, ids = logits[:rows], targets[:rows], ids[:rows]
+            kept = slice(rows) if isinstance(rows, int) else torch.tensor(rows, dtype=torch.int64, device=ids.device)
+            logits, targets, ids = logits[kept], targets[kept], ids[kept]
         into = self._into(logits.device)
         multitask_cross_entropy(
             logits, targets, into.layout, data_map=into, sample_ids=ids, ignore_index=reader.ignore_index

@@ -173,10 +173,15 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
-        for part in self._parts(trainer, pl_module, outputs, batch):
+        parts = self._parts(trainer, pl_module, outputs, batch)
+        whole = self._ids_of_batch(trainer, pl_module, batch)
+        if whole is None:
+            rows: list[Any] = [self._padding.real_rows(len(ids)) for *_, ids in parts]
+        else:
+            rows = self._padding.real_rows_of([ids for *_, ids in parts], whole)
+        for part, kept in zip(parts, rows, strict=True):
             self._recording.begin_epoch(trainer.current_epoch + 1)
-            rows = self._padding.real_rows(len(part[2]))
-            self._recording.record(*part, rows)
+            self._recording.record(*part, kept)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Merge the ranks and take the snapshot."""
@@ -229,6 +234,20 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         if value is None and unsaid and isinstance(batch, (tuple, list)) and gives_ids(trainer.train_dataloader):
             value = batch[0]
         return self._one("ids", outputs, batch) if value is None else value
+
+    def _ids_of_batch(self, trainer: Any, pl_module: Any, batch: Any) -> Any:
+        """Return the ids of all rows of the batch, of which the step may record some; None if they are not known."""
+        if isinstance(pl_module, DataMapMixin) and pl_module._pymtg_ids is not None:
+            return pl_module._pymtg_ids
+        where = self._where["ids"]
+        if callable(where):
+            return None
+        found = _looked_up(where, None, batch)
+        if found is None and where == _IDS and isinstance(batch, (tuple, list)) and batch:
+            first = batch[0]
+            if isinstance(first, Tensor) and first.dim() == 1 and not first.is_floating_point():
+                return first if gives_ids(trainer.train_dataloader) else None
+        return found
 
 
 def _forget_parts(pl_module: Any) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pymtg.data import IndexedDataset
 from pymtg.hooks._loader import padding_sampler
+from pymtg.hooks._reading import as_ids
 from pymtg.ranks import own_samples
 
 __all__ = ["Padding", "gives_ids", "size_of"]
@@ -58,3 +61,28 @@ class Padding:
         """Return how many of the next `size` rows are real, the first ones."""
         before, self.rows_seen = self.rows_seen, self.rows_seen + size
         return size if self._real is None else min(size, max(0, self._real - before))
+
+    def real_rows_of(self, parts: Sequence[Any], whole: Any) -> list[list[int] | None]:
+        """Return which rows of the parts of the next batch are real; None for all of them.
+
+        `parts` are ids of rows in any order, `whole` those of the batch; all are integers ``[n]``. Where a sample is
+        both real and a copy in one batch, its rows that come first are taken for the real ones.
+        """
+        real = self.real_rows(len(whole))
+        if real == len(whole):
+            return [None] * len(parts)
+        in_batch = as_ids(whole).tolist()  # read off a device in the last batches alone
+        left, copied = Counter(in_batch[:real]), set(in_batch[real:])
+        kept: list[list[int] | None] = []
+        for part in parts:
+            ids = as_ids(part).tolist()
+            if not set(ids) <= set(in_batch):  # numbers of another kind: by place, if at all
+                kept.append(list(range(real)) if len(ids) == len(in_batch) else None)
+                continue
+            rows = []
+            for row, sample in enumerate(ids):
+                if sample not in copied or left[sample] > 0:
+                    rows.append(row)
+                    left[sample] -= 1
+            kept.append(rows)
+        return kept
