@@ -9,7 +9,9 @@ import importlib
 import pickle
 import random
 import weakref
-from types import SimpleNamespace
+from collections import OrderedDict, UserDict, namedtuple
+from types import MappingProxyType, SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -336,6 +338,72 @@ def test_a_loop_that_is_never_gone_on_with_is_in_nobodys_way():
         give(loss, 2)
     del abandoned
     assert recorder.data_map.count.flatten().tolist() == [2, 2, 4, 4]
+
+
+class Encoding(UserDict):
+    """A mapping with a method, like those of tokenizers."""
+
+    def to(self, device):
+        return device
+
+
+class Sharing(UserDict):
+    def __copy__(self):
+        other = type(self)()
+        other.data = self.data
+        return other
+
+
+class Stubborn(dict):
+    def __delitem__(self, name):
+        raise RuntimeError(name)
+
+    __setitem__ = __delitem__
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: int
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [(dict, dict), (OrderedDict, OrderedDict), (Encoding, Encoding), (Sharing, dict), (Stubborn, dict)],
+)
+def test_what_is_left_of_a_mapping_keeps_its_type(kind, kept):
+    recorder = pymtg.record(nn.CrossEntropyLoss(), ONE, 4)
+    samples = [kind({"x": torch.ones(2), "y": 1}) for _ in range(4)]
+    wrapped = with_ids(samples)
+    for _ in range(2):
+        assert type(wrapped[3]) is kept
+        assert wrapped[3]["sample_id"] == 3
+        assert "sample_id" not in samples[3]
+    (batch,) = recorder.batches(DataLoader(wrapped, batch_size=4))
+    assert type(batch) is kept
+    assert set(batch) == {"x", "y"}
+    given = [kind({"x": torch.ones(2), "sample_id": torch.tensor([1, 0])})]
+    for _ in range(2):
+        (batch,) = recorder.batches(given)
+        assert type(batch) is kept
+        assert list(batch) == ["x"]
+    (batch,) = recorder.batches([MappingProxyType(dict(given[0]))])
+    assert type(batch) is MappingProxyType
+    assert list(batch) == ["x"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_left_of_a_named_tuple_is_one(workers):
+    recorder = pymtg.record(nn.CrossEntropyLoss(), ONE, 4)
+    wrapped = with_ids([Pair(torch.ones(2), at) for at in range(4)])
+    assert wrapped[2][0] == wrapped[2].sample_id == wrapped[2].y == 2
+    assert pickle.loads(pickle.dumps(wrapped[2])).y == 2
+    (batch,) = recorder.batches(DataLoader(wrapped, batch_size=4, num_workers=workers))
+    assert type(batch) is Pair
+    assert batch.y.tolist() == [0, 1, 2, 3]
+    named = namedtuple("named", ["x", "sample_id"])
+    assert with_ids([named(5, 6)])[0] == (0, 5, 6)
+    (batch,) = recorder.batches([named(torch.tensor([1]), torch.zeros(1))])
+    assert type(batch) is tuple
 
 
 class Weighted(DistributedSampler):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import operator
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import namedtuple
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Dataset, IterableDataset
@@ -27,7 +30,8 @@ def with_ids(dataset: Any) -> IndexedDataset:
     Returns
     -------
     A dataset of the same length. A tuple or list item ``(input, target, ...)`` becomes
-    ``(sample_id, input, target, ...)``, a dict item gets the key ``"sample_id"``. The id is the position in the
+    ``(sample_id, input, target, ...)``, a named tuple gets such a first field, and a dict item the key ``"sample_id"``;
+    a mapping of another type keeps it where its copies take a key. The id is the position in the
     *wrapped* dataset, 0 to ``len(dataset) - 1``, whatever order a loader draws. So ``with_ids(Subset(d, part))``
     numbers the subset's samples from 0, which is what a data map of the subset's size wants, and
     ``Subset(with_ids(d), part)`` keeps the positions in ``d``.
@@ -113,9 +117,66 @@ def _with_id(sample_id: int, sample: Any) -> Any:
     if isinstance(sample, Mapping):
         if "sample_id" in sample:
             raise InvalidArgumentError(f"dataset must not yield the key 'sample_id' itself; sample {sample_id} has it")
-        return {**sample, "sample_id": sample_id}
+        return _mapping_with_id(sample_id, sample)
     if isinstance(sample, (tuple, list)):
-        return (sample_id, *sample)
+        kind = _numbered(type(sample)) if hasattr(sample, "_fields") else None
+        return (sample_id, *sample) if kind is None else kind(sample_id, *sample)
     raise InvalidTypeError(
         f"dataset must yield (input, target) tuples or dicts; sample {sample_id} is of type {type(sample).__name__}"
     )
+
+
+def _mapping_with_id(sample_id: int, sample: Mapping[Any, Any]) -> Any:
+    """Return a copy of the sample's type, or a dict where it does not take the key or its copies share their items."""
+    if type(sample) is not dict and isinstance(sample, MutableMapping):
+        try:
+            kept = copy.copy(sample)
+            kept["sample_id"] = sample_id
+        except Exception:  # whatever a type raises that takes no such key
+            return {**sample, "sample_id": sample_id}
+        if "sample_id" not in sample:
+            return kept
+        del sample["sample_id"]
+    return {**sample, "sample_id": sample_id}
+
+
+def without_id(batch: Mapping[Any, Any]) -> Any:
+    """Return a batch without its key ``"sample_id"``: of its own type if that has copies to take a key from."""
+    rest = {name: value for name, value in batch.items() if name != "sample_id"}
+    if type(batch) is dict:
+        return rest
+    try:
+        if not isinstance(batch, MutableMapping):
+            return type(batch)(rest)  # type: ignore[call-arg]
+        ids, kept = batch["sample_id"], copy.copy(batch)
+        del kept["sample_id"]
+    except Exception:  # whatever a type raises that is made in another way, or gives no key away
+        return rest
+    if "sample_id" in batch:
+        return kept
+    batch["sample_id"] = ids
+    return rest
+
+
+class Numbered:
+    """What the named tuples of a wrapped dataset are made into: one field more, the first, ``sample_id``."""
+
+    __slots__ = ()
+    plain: ClassVar[type[Any]]
+    """The named tuples' own type."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_numbered_from, (self.plain, tuple(self)))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _numbered(plain: type[Any]) -> Any:
+    """Return the type with a field more; None where a field is called sample_id already."""
+    if "sample_id" in plain._fields:
+        return None
+    fields = namedtuple(plain.__name__, ("sample_id", *plain._fields))  # type: ignore[misc]
+    return type(plain.__name__, (Numbered, fields), {"__slots__": (), "plain": plain})
+
+
+def _numbered_from(plain: Any, values: tuple[Any, ...]) -> Any:
+    return _numbered(plain)(*values)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from pymtg.data.indexed import Numbered, without_id
 from pymtg.errors import InvalidTypeError
 from pymtg.hooks._reading import as_ids
 from pymtg.ranks import own_samples
@@ -83,11 +84,12 @@ def _own_samples(loader: Any) -> int:
 def split_batch(batch: Any) -> tuple[Tensor, Any]:
     """Return the ids of a batch and the batch as it would be without them."""
     if isinstance(batch, Mapping) and "sample_id" in batch:
-        return as_ids(batch["sample_id"]), {name: value for name, value in batch.items() if name != "sample_id"}
+        return as_ids(batch["sample_id"]), without_id(batch)
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         first = batch[0]
         if isinstance(first, Tensor) and first.dim() == 1 and not first.is_floating_point():
-            return as_ids(first), batch[1:]
+            rest = batch[1:]
+            return as_ids(first), batch.plain._make(rest) if isinstance(batch, Numbered) else rest
     raise InvalidTypeError(
         "loader must yield sample ids first, or under the key 'sample_id': make it of pymtg.data.with_ids(dataset); "
         f"got {_described(batch)}"

@@ -189,10 +189,12 @@ class Recorder:
 
         The loop stays as it was: ``for x, y in recorder.batches(loader)``. The loader is one over
         :func:`pymtg.data.with_ids` (batches ``(ids, ...)``, or dicts with ``"sample_id"``); what is left of a batch
-        keeps its type. Wrap last: whatever reads batches ahead would leave the ids behind. Detached, it only takes the
-        ids out. The end of the loader calls :meth:`flush`. Where a model is hooked, the loop
-        still says :meth:`targets`. Samples that a DistributedSampler repeats to fill up its last round are not
-        recorded; of a subclass with an ``__iter__`` of its own every sample is.
+        is what it would yield without: a tuple or list, a named tuple, a mapping of its own type. (A mapping that
+        cannot be copied and changed becomes a dict, and a named tuple that a collate function made of ids and the rest
+        a tuple.) Wrap last: whatever reads batches ahead would leave the ids behind. Detached, it only takes the ids
+        out. The end of the loader calls :meth:`flush`. Where a model is hooked, the loop still says :meth:`targets`.
+        Samples that a DistributedSampler repeats to fill up its last round are not recorded; of a subclass with an
+        ``__iter__`` of its own every sample is.
 
         Loops may stand inside one another: when the inner one ends or is left (its iterator closed), the ids of the
         outer one's batch are at hand again. Two cannot take turns, as in ``zip``: the outer one raises
