@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from pymtg import DataMap, MultiTaskLoss, TaskLayout, cluster_tasks
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, MissingLabelError, SampleIdError
 from pymtg.integrations._layouts import layout_of_batch
+from pymtg.integrations._recording import MapRecording
 from pymtg.integrations.torchmetrics import DataMapMetric
 
 LAYOUT, M = TaskLayout(["a", "b", "c"], [1, 3, 2]), 11
@@ -103,6 +104,40 @@ def test_in_a_collection_and_a_module(generator):
     loss(logits, targets, ids)
     assert_same(other.metrics["map"], data_map)
     assert not DataMapMetric(LAYOUT, M, persistent=False).state_dict()
+
+
+def test_a_collection_tells_apart_what_stands_for_missing(generator):
+    options = {"one": {"ignore_index": 1}, "other": {"ignore_index": 0}, "same": {"ignore_index": 0}}
+    alone = {name: DataMapMetric(LAYOUT, M, missing=True, **given) for name, given in options.items()}
+    together = MetricCollection({name: metric.clone() for name, metric in alone.items()})
+    for logits, targets, ids in batches(generator):
+        together.update(logits, targets, sample_ids=ids)
+        for metric in alone.values():
+            metric.update(logits, targets, sample_ids=ids)
+    assert sorted(map(sorted, together.compute_groups.values())) == [["one"], ["other", "same"]]
+    for name, metric in together.items():
+        assert torch.equal(metric.data_map.count, alone[name].data_map.count)
+    for mine, theirs in (("one", "other"), ("other", "one")):  # maps of the same samples, read with another label
+        label = int(alone[mine].missing_label)
+        alone[mine].merge_state(alone[theirs])
+        alone[mine].merge_state(alone[theirs].state_dict())
+        alone[mine].load_state_dict(alone[theirs].state_dict())
+        alone[mine](*next(batches(generator)))
+        assert int(alone[mine].missing_label) == label
+
+
+@pytest.mark.parametrize("label", [-1, 1, 255])
+def test_another_label_stands_for_missing(label, generator):
+    targets = torch.randint(3, (5, 1), generator=generator)
+    targets[1:3] = label
+    logits, ids, layout = torch.randn(5, 3, generator=generator), torch.arange(5), TaskLayout(["a"], [3])
+    metric, data_map = DataMapMetric(layout, 5, missing=True, ignore_index=label), DataMap(5, layout, missing=True)
+    recording = MapRecording(layout, 5, missing=True, ignore_index=label)
+    MultiTaskLoss(layout, data_map, ignore_index=label)(logits, targets, ids)
+    for record in (metric.update, recording.record):
+        record(logits, targets, ids)
+    assert_same(metric, data_map)
+    assert all(torch.equal(a, b) for a, b in zip(recording.data_map.state, data_map.state, strict=True))
 
 
 def test_a_dtype_for_other_metrics_leaves_the_map_as_it_is(generator):

@@ -115,16 +115,14 @@ class MapRecording:
             self._begin(logits, targets)
         assert self.data_map is not None
         reader = self._reader_of(self.data_map.layout)
-        logits, targets = reader.read(logits, targets)
+        logits, targets = reader.read(logits, targets)  # the default label where one is missing, whichever was given
         ids = as_ids(sample_ids).to(logits.device)
         if rows is not None and (not isinstance(rows, int) or rows < logits.shape[0]):
             check_sample_ids(ids, logits.shape[0], logits.device)
             kept = slice(rows) if isinstance(rows, int) else torch.tensor(rows, dtype=torch.int64, device=ids.device)
             logits, targets, ids = logits[kept], targets[kept], ids[kept]
         into = self._into(logits.device)
-        multitask_cross_entropy(
-            logits, targets, into.layout, data_map=into, sample_ids=ids, ignore_index=reader.ignore_index
-        )
+        multitask_cross_entropy(logits, targets, into.layout, data_map=into, sample_ids=ids)
         self._new = True
         self._open = self._epoch
         self.num_batches += 1

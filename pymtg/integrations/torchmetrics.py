@@ -77,6 +77,8 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
     rejected: Tensor
     kind: Tensor
     """A checksum of what the map is of: states of another layout or size are told by it."""
+    missing_label: Tensor
+    """The `ignore_index`: metrics of several share no state in a collection."""
 
     def __init__(
         self,
@@ -101,6 +103,8 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
         self.add_state("rejected", torch.zeros(1, dtype=torch.int64), dist_reduce_fx="sum", persistent=persistent)
         described = json.dumps([layout.to_dict(), num_samples, self.missing, self.ddof]).encode()
         self.add_state("kind", torch.tensor(zlib.crc32(described)), dist_reduce_fx="max", persistent=persistent)
+        # Collections share the states of metrics whose states are equal. Not saved: maps of either label fit the other.
+        self.add_state("missing_label", torch.tensor(ignore_index), dist_reduce_fx=_last, persistent=False)
 
     @property
     def data_map(self) -> DataMap:
@@ -134,7 +138,6 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
             self.layout,
             data_map=view,
             sample_ids=as_ids(sample_ids).to(logits.device),
-            ignore_index=self._reader.ignore_index,
         )
 
     def compute(self) -> dict[str, Tensor]:
@@ -156,6 +159,8 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
         """
         other = incoming_state if isinstance(incoming_state, dict) else vars(incoming_state)
         self._check_kind(other, "incoming_state")
+        if isinstance(incoming_state, dict):
+            incoming_state = {**incoming_state, "missing_label": self.missing_label}  # state dictionaries have none
         super().merge_state(incoming_state)
 
     def _check_kind(self, state: Mapping[str, Any], argument: str, prefix: str = "") -> None:
@@ -171,7 +176,9 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         self._check_kind(state_dict, "state_dict", prefix)
+        label = self.missing_label
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.missing_label = label
         for name in self._defaults:  # torchmetrics takes the dictionary's own tensors, and these are updated in place
             setattr(self, name, getattr(self, name).clone())
 
@@ -202,6 +209,10 @@ def _merged(states: Tensor, like: Like) -> Tensor:
     for state in states[1:]:
         into.merge_(_view(state, like))
     return total
+
+
+def _last(states: Tensor) -> Tensor:
+    return states[-1]  # of two metrics torchmetrics puts the own state last
 
 
 def _words_in(tensor: Tensor) -> int:
