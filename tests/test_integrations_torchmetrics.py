@@ -160,8 +160,10 @@ def test_its_map_is_a_copy_that_grouping_takes(generator):
     assert groups.labels.tolist() == cluster_tasks(data_map, n_clusters=2, random_state=0).labels.tolist()
 
 
-def test_mistakes_leave_it_as_it_was(generator):
-    metric, data_map = filled(generator)
+@pytest.mark.parametrize("options", [{}, {"dist_sync_on_step": True}, {"compute_on_cpu": True}])
+@pytest.mark.parametrize("called", [False, True])
+def test_mistakes_leave_it_as_it_was(generator, called, options):
+    metric, data_map = filled(generator, **options)
     logits, targets, ids = next(batches(generator))
     for error, arguments in (
         (SampleIdError, (logits, targets, ids + M)),
@@ -171,7 +173,8 @@ def test_mistakes_leave_it_as_it_was(generator):
         (InvalidTypeError, (logits, targets, ids.float())),
     ):
         with pytest.raises(error):
-            metric.update(*arguments)
+            metric(*arguments) if called else metric.update(*arguments)
+        assert metric.compute_on_cpu == bool(options.get("compute_on_cpu"))
     assert_same(metric, data_map)
     with pytest.raises(InvalidArgumentError, match="classification tasks only"):
         DataMapMetric(TaskLayout.regression(["x"]), M)

@@ -140,6 +140,18 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
             sample_ids=as_ids(sample_ids).to(logits.device),
         )
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Record a batch and return the values of it alone.
+
+        Raises what :meth:`update` raises; the map is then unchanged.
+        """
+        before = dict(self.__dict__)  # torchmetrics resets the states before the update that may raise
+        try:
+            return super().forward(*args, **kwargs)
+        except BaseException:
+            self.__dict__.update(before)
+            raise
+
     def compute(self) -> dict[str, Tensor]:
         """Return ``mean``, ``std`` and ``correctness``, float32 ``[M, T]``; 0 where nothing was observed."""
         now = self.data_map
