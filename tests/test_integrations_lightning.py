@@ -14,7 +14,7 @@ from _settings import new_seed
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Subset, TensorDataset
@@ -545,6 +545,26 @@ def test_missing_pieces_are_named():
 
     with pytest.raises(RecordingError, match="no sample ids for this batch"):
         trainer(DataMapCallback()).fit(NoIdsMixed(), loader)
+
+
+class Source(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(with_ids(data()), batch_size=4)
+
+
+class HookedSource(Source):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden `on_after_batch_transfer` in")
+def test_a_hook_of_the_data_module_in_the_place_of_the_mixins_is_named():
+    callback = DataMapCallback()
+    with pytest.raises(RecordingError, match="HookedSource has an on_after_batch_transfer"):
+        trainer(callback).fit(Mixed(), datamodule=HookedSource())
+    for module, source in ((Mixed(), Source()), (Net(), HookedSource())):
+        trainer(callback).fit(module, datamodule=source)
+        assert callback.data_map.count.eq(2).all()
 
 
 def test_mistakes_in_what_is_recorded():

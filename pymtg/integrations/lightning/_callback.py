@@ -18,10 +18,10 @@ from pymtg.integrations.lightning._mixin import DataMapMixin
 from pymtg.tasks import TaskLayout
 
 try:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, LightningDataModule
 except ImportError:
     try:
-        from pytorch_lightning import Callback
+        from pytorch_lightning import Callback, LightningDataModule
     except ImportError:
         raise needs("lightning", "lightning", "lightning") from None
 
@@ -76,7 +76,8 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
     InvalidArgumentError, InvalidTypeError
         For options out of range or of the wrong type; while fitting, for what does not fit the layout.
     RecordingError
-        While fitting, where logits, targets or ids are not found.
+        While fitting, where logits, targets or ids are not found, or where the data module has a hook of its own in the
+        place of :class:`DataMapMixin`'s.
 
     Examples
     --------
@@ -150,6 +151,7 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin an empty map unless this fit goes on with an earlier one."""
+        _check_hooks(trainer, pl_module)
         # Batches, which checkpoints keep the number of: of a training by hand the steps may not be counted.
         if trainer.fit_loop.total_batch_idx < 0 and self._recording.num_batches:
             self._recording.reset()
@@ -248,6 +250,20 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
             if isinstance(first, Tensor) and first.dim() == 1 and not first.is_floating_point():
                 return first if gives_ids(trainer.train_dataloader) else None
         return found
+
+
+def _check_hooks(trainer: Any, pl_module: Any) -> None:
+    """Raise where the ids would stay in the batches: of two hooks Lightning calls the data module's alone."""
+    source = getattr(trainer, "datamodule", None)
+    if not isinstance(pl_module, DataMapMixin) or not isinstance(source, LightningDataModule):
+        return
+    hook = getattr(source.on_after_batch_transfer, "__func__", source.on_after_batch_transfer)
+    if hook is not LightningDataModule.on_after_batch_transfer and gives_ids(trainer.train_dataloader):
+        raise RecordingError(
+            f"{type(source).__name__} has an on_after_batch_transfer, which Lightning calls in the place of "
+            "DataMapMixin's: the ids of pymtg.data.with_ids would stay in the batches. Move it into the module, where "
+            "it calls super().on_after_batch_transfer(batch, dataloader_idx) first"
+        )
 
 
 def _forget_parts(pl_module: Any) -> None:

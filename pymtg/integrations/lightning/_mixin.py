@@ -25,7 +25,9 @@ class DataMapMixin:
     parts of its batch, each with `sample_ids` of its own. In validation, and without a :class:`DataMapCallback` in the
     trainer, :meth:`record` keeps nothing.
 
-    The mix-in is the module's ``on_after_batch_transfer``; Lightning refuses a data module with such a hook beside it.
+    The mix-in is the module's ``on_after_batch_transfer``. Of a data module that has such a hook too, Lightning calls
+    that one alone, with a warning; the callback then raises :class:`pymtg.hooks.RecordingError` as training begins.
+    Have it in the module, where it calls ``super()``.
     """
 
     _pymtg_ids: Any = None
