@@ -40,7 +40,9 @@ class MultiTaskLoss(nn.Module):
     layout
         Which columns of the logits belong to which task.
     data_map
-        Map to record into, in training mode (``loss.train()``) and unless paused. Not part of ``state_dict``.
+        Map to record into, in training mode (``loss.train()``) and unless paused, under ``torch.no_grad()`` too (unlike
+        :func:`pymtg.record`). ``model.eval()`` switches a loss only where it is a submodule of the model: elsewhere
+        call ``loss.eval()`` before a validation. Not part of ``state_dict``.
     task_weights
         T non-negative weights; ones by default. A buffer: moves and is saved with the module.
     ignore_index
