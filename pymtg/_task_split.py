@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -24,14 +25,18 @@ def called(loss: TaskLossFunction, outputs: Tensor, targets: Tensor, name: str) 
     """Return what a task's loss function says of it.
 
     torch's losses per element take outputs ``[B, 1]`` and targets ``[B]`` for ``[B, B]`` pairs and only warn: that
-    is an InvalidArgumentError here.
+    is an InvalidArgumentError here, found out at the first call with such shapes.
     """
-    if torch.compiler.is_compiling():
+    tried = None if torch.compiler.is_compiling() else _shapes_tried(loss)
+    shapes = (outputs.shape[1:], targets.shape[1:])
+    if tried is None or shapes in tried:
         return loss(outputs, targets)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
         try:
-            return loss(outputs, targets)
+            value = loss(outputs, targets)
+            tried.add(shapes)
+            return value
         except UserWarning as warning:
             if not str(warning).startswith("Using a target size"):
                 raise
@@ -41,6 +46,15 @@ def called(loss: TaskLossFunction, outputs: Tensor, targets: Tensor, name: str) 
     )
 
 
+def _shapes_tried(loss: TaskLossFunction) -> set[Any] | None:
+    """Return the shapes of rows that a function was called with: to catch warnings in every step has its price."""
+    try:
+        return _tried.setdefault(loss, set())
+    except TypeError:  # what has no hash or cannot be referred to weakly
+        return set()
+
+
+_tried: weakref.WeakKeyDictionary[TaskLossFunction, set[Any]] = weakref.WeakKeyDictionary()
 _CLASSIFICATION = ("cross_entropy", "dense_cross_entropy")
 
 

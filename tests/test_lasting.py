@@ -61,4 +61,5 @@ def test_nothing_to_note_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cuda, "current_stream")
     tensors = Lasting(torch.device("cpu"))
     tensors.keep(torch.zeros(1))
-    tensors.about_to_be_read()
+    tensors.about_to_be_read()  # asks for no stream
+    assert not tensors._streams

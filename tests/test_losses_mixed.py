@@ -295,8 +295,11 @@ def test_a_loss_that_pairs_every_row_with_every_other_is_refused(generator: torc
     layout = TaskLayout.regression(["x", "y"])
     outputs, targets = torch.randn(6, 2, generator=generator), torch.randn(6, 2, generator=generator)
     loss = MultiTaskLoss(layout, losses={"y": F.smooth_l1_loss})
-    with pytest.raises(InvalidArgumentError, match=r"'y' must not pair .* outputs are \[6, 1\], its targets \[6\]"):
-        loss(outputs, targets)
+    for _ in range(2):
+        with pytest.raises(InvalidArgumentError, match=r"'y' must not pair .* outputs are \[6, 1\], its targets \[6\]"):
+            loss(outputs, targets)
+    with pytest.raises(InvalidArgumentError, match="'y' must not pair"):  # with another number of rows, too
+        MultiTaskLoss(layout, losses={"y": F.huber_loss})(outputs[:3], targets[:3])
     fitting = MultiTaskLoss(layout, losses={"y": lambda o, t: F.smooth_l1_loss(o[:, 0], t)})
     expected = F.mse_loss(outputs[:, 0], targets[:, 0]) + F.smooth_l1_loss(outputs[:, 1], targets[:, 1])
     torch.testing.assert_close(fitting(outputs, targets), expected)

@@ -62,7 +62,7 @@ def test_more_threads_than_a_machine_can_start_are_refused():
 @pytest.mark.parametrize("kind", [STGTrainer, DMTGTrainer])
 def test_integers_as_a_networks_inputs_are_refused_by_name(kind, arrays):
     inputs, targets = arrays
-    with pytest.raises(InvalidTypeError, match=r"inputs must be floating point for this network; got torch.int64"):
+    with pytest.raises(InvalidTypeError, match=r"inputs must be a floating-point tensor; got torch.int64"):
         kind(mlp(5, (8,)), LAYOUT, num_groups=2, epochs=1).fit(((3 * inputs).astype(int), targets))
 
 
@@ -138,7 +138,7 @@ def test_inputs_that_hold_no_numbers(arrays):
             InvalidTypeError, match=r"inputs must be an array or a plain dense tensor; got a torch.sparse_coo"
         ):
             call()
-    with pytest.raises(InvalidTypeError, match="inputs must be a tensor for this network; got list"):
+    with pytest.raises(InvalidTypeError, match="inputs must be a floating-point tensor; got list"):
         trainer().fit(Rows(inputs.tolist(), targets))
     with pytest.raises(InvalidTypeError, match="train must have a number per task as targets"):
         trainer().fit(Rows(inputs, targets.astype(str).tolist()))
@@ -180,5 +180,7 @@ def test_what_does_not_optimise_a_step_at_a_time(kind, options, error, message, 
 
 def test_integers_into_branches_of_ones_own(arrays):
     net = BranchedNet(lambda: nn.Linear(5, 8), 2, LAYOUT, features=8)
-    with pytest.raises(InvalidTypeError, match=r"inputs of a linear layer must be floating point; got torch.int64"):
+    with pytest.raises(
+        InvalidTypeError, match=r"inputs of a linear layer must be a floating-point tensor; got torch.int64"
+    ):
         DMTGTrainer(net, LAYOUT, epochs=1).fit(((3 * arrays[0]).astype(int), arrays[1]))

@@ -1,15 +1,11 @@
-"""Every backend that can be used here, on every device that it serves, held to plain torch in float64 and timed.
-
-Also for the benchmarks' first look at a device: needs nothing of the command line's extra.
-"""
+"""Every backend that can be used here, on every device that it serves, held to plain torch in float64 and timed."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +14,7 @@ from pymtg import DataMap, TaskLayout, available_backends, check_errors
 from pymtg._backend import backend_named
 from pymtg.functional import multitask_cross_entropy
 
-__all__ = ["CheckedBackend", "check_backend", "check_backends", "devices"]
+__all__ = ["CheckedBackend", "check_backends"]
 
 _CLASSES = ([1] * 50, [2] * 40, [3, 1, 7, 2, 1, 300, 1200, 2, 2])
 _ROWS, _SAMPLES = 67, 40
@@ -38,12 +34,8 @@ class CheckedBackend:
     seconds: float | None
     """Of a step, the median: loss, gradient and data map of 1,024 rows, 100 tasks of ten classes."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
 
-
-def devices() -> list[torch.device]:
+def _devices() -> list[torch.device]:
     """Return the devices there are."""
     return [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
 
@@ -51,14 +43,14 @@ def devices() -> list[torch.device]:
 def check_backends() -> list[CheckedBackend]:
     """Check all there are, the one that serves a device by default among them."""
     return [
-        check_backend(name, device)
-        for device in devices()
+        _checked(name, device)
+        for device in _devices()
         for name in available_backends()
         if backend_named(name).serves(device)
     ]
 
 
-def check_backend(name: str, device: torch.device) -> CheckedBackend:
+def _checked(name: str, device: torch.device) -> CheckedBackend:
     """Check one on random batches, with missing labels, repeated ids and weights, in two dtypes; then time it."""
     try:
         for classes in _CLASSES:

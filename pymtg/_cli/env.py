@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Annotated
 
@@ -29,7 +30,7 @@ def env(
         from pymtg._cli.backend_check import check_backends
 
         checked = check_backends()
-        found["check"] = [one.as_json() for one in checked]
+        found["check"] = [dataclasses.asdict(one) for one in checked]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pymtg.errors import InvalidTypeError
+from pymtg._checks import check_floating
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -99,8 +99,7 @@ class StackedLinear(StackedLayer):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return ``[K, B, ..., out]`` of ``[B, ..., in]`` or ``[K, B, ..., in]``."""
-        if not values.is_floating_point():
-            raise InvalidTypeError(f"inputs of a linear layer must be floating point; got {values.dtype}")
+        check_floating(values, "inputs of a linear layer")
         if self.shared:
             values = values.expand(len(self.weight), *values.shape)
         flat = values.flatten(1, -2) if values.ndim > 3 else values

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pymtg._checks import check_floating
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
 __all__ = ["MLP", "ConvNet"]
@@ -61,7 +62,7 @@ class MLP(nn.Module):
 
     def check(self, inputs: Tensor) -> None:
         """Raise unless inputs are floating and, flattened, `in_features` wide."""
-        _check_floating(inputs)
+        check_floating(inputs, "inputs")
         if inputs.ndim < 2 or math.prod(inputs.shape[1:]) != self.in_features:
             raise InvalidArgumentError(
                 f"inputs must be [batch, {self.in_features}] (this network's in_features); got {tuple(inputs.shape)}"
@@ -118,22 +119,12 @@ class ConvNet(nn.Module):
 
     def check(self, images: Tensor) -> None:
         """Raise for integers, another number of channels, or images that cannot be halved by every block."""
-        _check_floating(images)
+        check_floating(images, "inputs")
         if images.ndim != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < self.smallest:
             raise InvalidArgumentError(
                 f"inputs must be [batch, {self.in_channels}, H, W] with H and W at least {self.smallest}; "
                 f"got {tuple(images.shape)}"
             )
-
-
-def _check_floating(inputs: Any) -> None:
-    if not isinstance(inputs, Tensor):
-        raise InvalidTypeError(f"inputs must be a tensor for this network; got {type(inputs).__name__}")
-    if not inputs.is_floating_point():
-        raise InvalidTypeError(
-            f"inputs must be floating point for this network; got {inputs.dtype}, which .float() or, of an array, "
-            ".astype('float32') converts"
-        )
 
 
 def _block(before: int, after: int) -> nn.Module:
