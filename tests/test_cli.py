@@ -23,10 +23,15 @@ from pymtg import DataMap, TaskLayout
 from pymtg._cli.errors import CommandError, in_flags
 from pymtg._cli.run_setup import check_place
 from pymtg.cli import main
+from pymtg.data import digits as load_digits_as_tasks
+from pymtg.metrics import score
+from pymtg.nets import load_grouped
 from pymtg.report import check_writable
+from pymtg.trainers._predict import class_probabilities
 
 FIGURES = {"accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision"}
-FILES = {"metrics.json", "groups.json", "data_map.safetensors", "data_map.png", "memberships.png", "report.html"}
+FIRST_FILES = {"metrics.json", "groups.json", "model.safetensors", "data_map.safetensors"}
+FILES = FIRST_FILES | {"data_map.png", "memberships.png", "report.html"}
 STG = ["stg", "--data", "digits", "--epochs", "1", "--hidden", "8", "--quiet"]
 
 
@@ -87,6 +92,15 @@ def digits(tmp_path_factory):
 
 def test_stg_writes_its_files_and_nothing_else(digits):
     assert set(os.listdir(digits[1])) == FILES
+
+
+def test_the_model_is_the_hard_combination_that_was_scored(digits):
+    data = load_digits_as_tasks(seed=0, val_size=0.1)
+    with torch.no_grad():
+        logits = load_grouped(digits[1] / "model.safetensors")(data.test.inputs)
+    expected = metrics_of(digits[1])["scores"]["stg_hard"]["mean"]
+    found = score(class_probabilities(logits, data.layout), data.test.targets, data.layout).mean
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_stg_prints_scores_groups_and_the_report(digits):
@@ -740,4 +754,4 @@ def test_a_picture_that_fails_leaves_the_figures_in_a_directory_of_their_own(tin
     assert capsys.readouterr().err == "pymtg stg: data_map.png: No space left on device\n"
     assert (tmp_path / "metrics.json").read_text() == "old"
     (left,) = tmp_path.glob("unfinished-*")
-    assert set(os.listdir(left)) == {"metrics.json", "groups.json", "data_map.safetensors"}
+    assert set(os.listdir(left)) == FIRST_FILES

@@ -13,8 +13,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pymtg import TaskLayout
-from pymtg.errors import InvalidArgumentError
-from pymtg.nets import MLP, BranchedNet, ConvNet, GroupedNet, count_parameters
+from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets import (
+    MLP,
+    BranchedNet,
+    ConvNet,
+    GroupedNet,
+    MultiHeadNet,
+    count_parameters,
+    load_grouped,
+    mlp,
+    save_grouped,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +162,58 @@ def test_the_weights_of_other_groups_are_refused():
     for state in (None, torch.tensor(0), torch.tensor([0, 1]), torch.tensor([0.5, 1, 0, 1])):
         with pytest.raises(InvalidArgumentError, match="must be of the labels"):
             other.set_extra_state(state)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_networks_trained_apart(data):
+    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+    counts = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+    layout = TaskLayout([f"t{i}" for i in range(len(counts))], counts)
+    networks = [mlp(6, (5,))(layout).double() for _ in range(data.draw(st.integers(1, 4)))]
+    labels = data.draw(st.lists(st.integers(0, len(networks) - 1), min_size=len(counts), max_size=len(counts)))
+    grouped = GroupedNet.from_networks(networks, torch.tensor(labels))
+    x = torch.randn(data.draw(st.integers(0, 5)), 6).double()
+    for t, got in enumerate(layout.split(grouped(x))):
+        torch.testing.assert_close(got, networks[labels[t]](x)[:, layout.columns(t)])
+    assert grouped.branch_ids == tuple(sorted(set(labels)))
+
+
+def test_networks_with_statistics_of_batches_saved_and_loaded(tmp_path):
+    networks = [MultiHeadNet(LAYOUT, ConvNet(1, (3, 4))) for _ in range(3)]
+    images = torch.randn(4, 1, 8, 8)
+    for network in networks:
+        network(images)  # moves the running statistics
+        network.eval()
+    grouped = load_grouped(save_grouped(tmp_path / "net", GroupedNet.from_networks(networks, [2, 0, 2, 0])))
+    wanted = [networks[k](images)[:, LAYOUT.columns(t)] for t, k in enumerate([2, 0, 2, 0])]
+    torch.testing.assert_close(grouped(images), torch.cat(wanted, 1))
+
+
+def test_networks_that_do_not_belong_together():
+    net = mlp(6, (5,))(LAYOUT)
+    other = mlp(6, (5,))(TaskLayout.binary(["a"]))
+    headless = mlp(6, (5,))(LAYOUT)
+    headless.head = nn.Sequential(headless.head)
+
+    class Scaled(MultiHeadNet):
+        def forward(self, inputs):
+            return 2 * super().forward(inputs)
+
+    for networks, labels, error, message in (
+        ([], [0] * 4, InvalidArgumentError, "networks must be at least one"),
+        ([net, other], [0] * 4, InvalidArgumentError, r"that of networks\[1\] is not the first one's"),
+        (
+            [net, nn.Linear(6, 7)],
+            [0] * 4,
+            InvalidTypeError,
+            r"networks\[1\] must be a pymtg.nets.MultiHeadNet; got Lin",
+        ),
+        ([Scaled(LAYOUT, MLP(6, (5,)))], [0] * 4, InvalidTypeError, "got Scaled"),
+        ([headless], [0] * 4, InvalidTypeError, r"networks\[0\] must have a linear head"),
+        ([net], [0] * 3, InvalidArgumentError, r"labels must be one per task \(4\); got 3"),
+        ([net], [0, 0, 0, 1], InvalidArgumentError, "labels must name branches by position"),
+        ([net], [0, 0, 0, 0.5], InvalidTypeError, "must be an integer"),
+    ):
+        with pytest.raises(error, match=message):
+            GroupedNet.from_networks(networks, labels)

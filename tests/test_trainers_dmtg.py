@@ -192,6 +192,8 @@ def test_the_pruned_model_is_the_chosen_heads(trunk):
         own = logits[:, LAYOUT.columns(name)]
         expected = own.sigmoid() if count == 1 else own.softmax(1)
         torch.testing.assert_close(probabilities[:, LAYOUT.columns(name)], expected)
+        chosen = (own[:, 0] > 0).long() if count == 1 else own.argmax(1)
+        assert torch.equal(fitted.predict(inputs)[:, LAYOUT.index(name)], chosen)
     assert fitted.result_.parameters == sum(p.numel() for p in model.parameters())
     assert fitted.result_.parameters < fitted.result_.parameters_before_pruning
 

@@ -76,6 +76,12 @@ def test_stg(layout: TaskLayout) -> None:
     x = layout.columns("x").start
     expected = (parts[..., x].T.double() * weights[layout.index("x")]).sum(1)
     torch.testing.assert_close(predicted[:, x].double(), expected)
+    values = trainer.predict(data.test.inputs)
+    assert values.dtype == torch.float32
+    assert torch.equal(values[:, layout.index("x")], predicted[:, x])
+    if layout is MIXED:
+        assert torch.equal(values[:, 2], predicted[:, layout.columns("c")].argmax(1).float())
+        assert torch.equal(values[:, 0], (predicted[:, 0] > 0.5).float())
 
 
 def test_a_network_learns_what_is_linear() -> None:

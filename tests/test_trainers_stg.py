@@ -17,6 +17,7 @@ from pymtg.data import from_arrays
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, PymtgError
 from pymtg.nets import mlp
 from pymtg.trainers import NonFiniteLossError, NotFittedError
+from pymtg.trainers._predict import class_probabilities
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
 FAST = {"epochs": 4, "batch_size": 16, "device": "cpu", "num_threads": 1, "progress": False}
@@ -190,6 +191,42 @@ def test_soft_and_hard_combination():
     scores = trainer.evaluate(test)
     assert list(scores) == ["stg_soft", "stg_hard", "mtl"]
     assert list(scores["mtl"].tasks) == list(LAYOUT.names)
+
+
+@pytest.mark.parametrize("options", [{}, {"specialise": "together"}, {"specialise": "one-by-one", "num_groups": 3}])
+def test_pruned_to_the_hard_combination(options):
+    trainer, test = fit(**options), make(seed=3, rows=23)
+    pruned = trainer.prune()
+    assert not pruned.training
+    with torch.no_grad():
+        probabilities = class_probabilities(pruned(test.inputs), LAYOUT)
+    torch.testing.assert_close(probabilities, trainer.predict_proba(test, combine="hard"), atol=1e-6, rtol=0)
+    hard = trainer.groups_.memberships.argmax(1)
+    assert [pruned.branch_ids[k] for k in pruned.labels] == hard.tolist()
+    assert len(pruned.branches) == len(set(hard.tolist()))
+    with torch.no_grad():
+        for weight in pruned.parameters():
+            weight.zero_()
+    assert all(bool(weight.any()) for net in trainer.models_ for weight in net.parameters())  # nothing is shared
+
+
+def test_only_multi_head_networks_are_pruned():
+    trainer = STGTrainer(Dropping, LAYOUT, num_groups=2, **FAST).fit(make())
+    with pytest.raises(InvalidTypeError, match=r"networks\[0\] must be a pymtg.nets.MultiHeadNet; got Dropping"):
+        trainer.prune()
+
+
+@pytest.mark.parametrize("combine", ["soft", "hard"])
+def test_predicted_classes_are_those_that_are_scored(combine):
+    trainer, test = fit(fuzzifier=1.8), make(seed=3, rows=23)
+    predicted = trainer.predict(test.inputs, combine)
+    assert predicted.dtype == torch.int64
+    scores = trainer.evaluate(test)[f"stg_{combine}"]
+    for t, name in enumerate(LAYOUT):
+        assert (predicted[:, t] == test.targets[:, t]).float().mean().item() == pytest.approx(
+            scores.tasks[name]["accuracy"]
+        )
+    assert trainer.predict(torch.empty(0, 5)).shape == (0, 4)
 
 
 def test_prediction_restores_each_modules_mode():

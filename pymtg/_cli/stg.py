@@ -63,7 +63,8 @@ def stg(
 ) -> None:
     """Train jointly, group the tasks by their data maps, train a network per group, and report.
 
-    Writes metrics.json, groups.json, data_map.safetensors, data_map.png, memberships.png and report.html.
+    Writes metrics.json, groups.json, model.safetensors (of each group its network with the heads of its tasks),
+    data_map.safetensors, data_map.png, memberships.png and report.html.
     """
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network

@@ -1,4 +1,4 @@
-"""A finished STG run as files: metrics.json, groups.json, the data map, the pictures and the page."""
+"""A finished STG run as files: metrics.json, groups.json, the model, the data map, the pictures and the page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymtg._cli.record import RunRecord, described_data, learning_curves, stage_entry
 from pymtg._files import staged
+from pymtg.nets import GroupedNet, save_grouped
 from pymtg.report import GroupTable, Report, Stage, save_data_map, save_html, save_json, save_memberships
 from pymtg.trainers._monitor import monitor_name
 
@@ -25,6 +26,7 @@ class STGRecord:
 
     run: RunRecord
     result: STGResult
+    model: GroupedNet
 
     @classmethod
     def of(cls, trainer: STGTrainer, tasks: TaskData, spec: str, command: str, settings: dict[str, Any]) -> STGRecord:
@@ -44,13 +46,14 @@ class STGRecord:
             scores=trainer.evaluate(tasks.test),
             group_table=GroupTable.of(result.groups),
         )
-        return cls(run, result)
+        return cls(run, result, trainer.prune())
 
     def save(self, out: Path) -> None:
         """Write all files, the figures first: should a picture fail, they are left in a directory of their own."""
         with staged(out) as stage:
             save_json(stage / "metrics.json", self.metrics())
             save_json(stage / "groups.json", self.result.groups.to_dict())
+            save_grouped(stage / "model.safetensors", self.model)
             self.result.data_map.save(stage / "data_map.safetensors")
             data_map = save_data_map(stage / "data_map.png", self.result.data_map, self.run.group_table)
             memberships = save_memberships(stage / "memberships.png", self.run.group_table)

@@ -26,6 +26,7 @@ __all__ = [
     "forward_all",
     "predict_any",
     "predict_batches",
+    "predicted_values",
     "weight_dtype",
     "with_dtype",
 ]
@@ -146,6 +147,24 @@ def _predicted(kind: str, outputs: torch.Tensor) -> torch.Tensor:
     if kind == "regression":
         return outputs
     return torch.sigmoid(outputs) if outputs.shape[1] == 1 else torch.softmax(outputs, dim=-1)
+
+
+def predicted_values(probabilities: torch.Tensor, layout: TaskLayout) -> torch.Tensor:
+    """Return [N, T]: the most probable class of every task, int64; or, where tasks are regressions, floating values.
+
+    As :func:`pymtg.metrics.score` counts them: the first of equals, and class 1 of a one-logit task above a half.
+    """
+    if set(layout.num_classes) == {1} and not layout.has_regression:
+        return (probabilities > 0.5).long()
+    parts = zip(layout.kinds, layout.split(probabilities), strict=True)
+    columns = [_value(kind, part) for kind, part in parts]
+    return torch.stack([own.to(probabilities.dtype) for own in columns] if layout.has_regression else columns, 1)
+
+
+def _value(kind: str, part: torch.Tensor) -> torch.Tensor:
+    if kind == "regression":
+        return part[:, 0]
+    return (part[:, 0] > 0.5).long() if part.shape[1] == 1 else part.argmax(1)
 
 
 def combine_networks(probabilities: Sequence[torch.Tensor], weights: torch.Tensor, layout: TaskLayout) -> torch.Tensor:

@@ -27,7 +27,7 @@ from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._dmtg_stages import Grouping, NetFactory, network_maker, train_dmtg
 from pymtg.trainers._errors import NotFittedError
 from pymtg.trainers._long_run import LongRun
-from pymtg.trainers._predict import class_probabilities, forward_all, predict_any
+from pymtg.trainers._predict import class_probabilities, forward_all, predict_any, predicted_values
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting
@@ -308,6 +308,18 @@ class DMTGTrainer:
         model = self.model_
         with cpu_threads(self.config.num_threads):
             return predict_any(model, inputs, self.layout, self.config)
+
+    def predict(self, inputs: Any) -> torch.Tensor:
+        """Predict classes, and the values of regression tasks, with the pruned network.
+
+        Takes and raises what :meth:`predict_proba` does.
+
+        Returns
+        -------
+        [N, T] on the CPU: the most probable class, int64; where tasks are regressions floating-point, with class
+        numbers as floats.
+        """
+        return predicted_values(self.predict_proba(inputs), self.layout)
 
     def evaluate(self, test: Any) -> dict[str, Scores]:
         """Score the pruned network on a test set, under the name ``"dmtg"``.

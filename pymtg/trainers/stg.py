@@ -14,12 +14,19 @@ from pymtg._ranks import Ranks, lost_peers
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidTypeError
 from pymtg.metrics import Scores, score
+from pymtg.nets.grouped import GroupedNet
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source
 from pymtg.trainers._described import described
 from pymtg.trainers._errors import NotFittedError
 from pymtg.trainers._long_run import LongRun
-from pymtg.trainers._predict import class_probabilities, combine_networks, forward_all, predict_any
+from pymtg.trainers._predict import (
+    class_probabilities,
+    combine_networks,
+    forward_all,
+    predict_any,
+    predicted_values,
+)
 from pymtg.trainers._progress import reporting
 from pymtg.trainers._seeding import cpu_threads
 from pymtg.trainers._stages import Setting, check_model
@@ -311,6 +318,33 @@ class STGTrainer:
         with cpu_threads(self.config.num_threads):
             parts = [predict_any(network, inputs, self.layout, self.config) for network in self.models_]
             return combine_networks(parts, weights, self.layout)
+
+    def predict(self, inputs: Any, combine: str = "soft") -> torch.Tensor:
+        """Predict classes, and the values of regression tasks.
+
+        Takes and raises what :meth:`predict_proba` does.
+
+        Returns
+        -------
+        [N, T] on the CPU: the most probable class, int64; where tasks are regressions floating-point, with class
+        numbers as floats.
+        """
+        return predicted_values(self.predict_proba(inputs, combine), self.layout)
+
+    def prune(self) -> GroupedNet:
+        """Return the hard combination as one plain module: of each group its network with the heads of its tasks.
+
+        In eval mode, from inputs to logits [B, layout.num_logits], weights copied: for ``torch.export``,
+        :func:`pymtg.nets.save_grouped`, or training on.
+
+        Raises
+        ------
+        NotFittedError
+            Before :meth:`fit`.
+        InvalidTypeError
+            If `model` makes other networks than :class:`pymtg.nets.MultiHeadNet`: they do not tell heads from the rest.
+        """
+        return GroupedNet.from_networks(self.models_, self._weights("hard").argmax(1))
 
     def evaluate(self, test: Any) -> dict[str, Scores]:
         """Score ``"stg_soft"``, ``"stg_hard"`` and ``"mtl"`` (the joint network alone) on a test set.
