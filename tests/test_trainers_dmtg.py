@@ -578,6 +578,7 @@ def test_interrupts_leave_nothing_half_set(stage):
     assert torch.equal(state, torch.get_rng_state())
     for name in FITTED:
         assert not hasattr(fitted, name)
+    assert repr(fitted) == f"DMTGTrainer(4 tasks, epochs={fitted.plan.epochs}, seed=0; not fitted)"
     for call in (lambda: fitted.predict_proba(make()), lambda: fitted.evaluate(make()), fitted.prune):
         with pytest.raises(NotFittedError, match=r"is set by fit: call DMTGTrainer\.fit first"):
             call()

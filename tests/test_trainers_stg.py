@@ -451,6 +451,12 @@ def test_bad_data(train, error, message):
         fit(data=train)
 
 
+def test_repr():
+    trainer = STGTrainer(mlp(5, (8,)), LAYOUT, **{**FAST, "num_groups": 2, "epochs": 1})
+    assert repr(trainer) == "STGTrainer(4 tasks, num_groups=2, epochs=1, seed=0; not fitted)"
+    assert repr(trainer.fit(make())).endswith("; fitted)")
+
+
 def test_bad_calls():
     trainer = fit()
     with pytest.raises(InvalidArgumentError, match="combine must be one of 'soft', 'hard'; got 'both'"):

@@ -372,6 +372,10 @@ class DMTGTrainer:
         )
         return dict(zip(_FITTED, values, strict=True))
 
+    def __repr__(self) -> str:
+        fitted = f"fitted, {self.result_.num_branches} branches" if "result_" in self.__dict__ else "not fitted"
+        return f"DMTGTrainer({self.layout.num_tasks} tasks, epochs={self.plan.epochs}, seed={self.seed}; {fitted})"
+
     def __getattr__(self, name: str) -> Any:
         if name in _FITTED:
             raise NotFittedError(f"{name} is set by fit: call DMTGTrainer.fit first")

@@ -376,6 +376,11 @@ class STGTrainer:
         memberships = np.array(self.groups_.memberships, dtype=np.float64)  # a copy that may be written to, for torch
         return torch.from_numpy(memberships if combine == "soft" else hard_weights(memberships))
 
+    def __repr__(self) -> str:
+        fitted = "fitted" if "result_" in self.__dict__ else "not fitted"
+        options = f"num_groups={self.plan.num_groups!r}, epochs={self.plan.epochs}, seed={self.seed}"
+        return f"STGTrainer({self.layout.num_tasks} tasks, {options}; {fitted})"
+
     def __getattr__(self, name: str) -> Any:
         if name in _FITTED:
             raise NotFittedError(f"{name} is set by fit: call STGTrainer.fit first")
