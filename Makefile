@@ -8,8 +8,8 @@ LINTERS := $(VENV)/.linters
 SITE := $(VENV)/.site
 LOWEST := .venv-lower-bounds
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp kernels/cuda/*.cpp kernels/cuda/*.cu kernels/cuda/*.cuh)
-# Compiler warnings are errors where CI is set.
-BUILD_OPTIONS := -C cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
+# Compiler warnings are errors where CI is set. The long form of -C: pip before 23.1 knows no other.
+BUILD_OPTIONS := --config-settings=cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
 
 .PHONY: help setup demo test test-long lint docs pictures check-dist test-lower-bounds bench tables clean
 

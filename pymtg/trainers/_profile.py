@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,9 +106,7 @@ class Profiler:
         self._window: _Window | None = None
         self._traced: set[tuple[str, str]] = set()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or each window is announced on stderr
-        profile = self._new_profile()  # the first one of a process takes seconds to start
-        profile.start()
-        profile.stop()
+        self._started().stop()  # the first one of a process takes seconds to start
         self._began = time.perf_counter()
 
     @contextmanager
@@ -191,13 +190,17 @@ class Profiler:
         frame.range.__exit__(None, None, None)
         frame.range = None
 
-    def _new_profile(self) -> Any:
+    def _started(self) -> Any:
         kinds = torch.profiler.ProfilerActivity
-        return torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA] if self._on_cuda else [kinds.CPU])
+        profile = torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA] if self._on_cuda else [kinds.CPU])
+        with warnings.catch_warnings():
+            # Some versions (2.11, say) warn every profile that earlier cycles are lost; these have one cycle each.
+            warnings.filterwarnings("ignore", "Warning: Profiler clears events")
+            profile.start()
+        return profile
 
     def _open_window(self) -> None:
-        self._window = _Window(self._new_profile(), len(self._frames) + 1)
-        self._window.profile.start()
+        self._window = _Window(self._started(), len(self._frames) + 1)
         for frame in self._frames:
             self._enter(frame)
 
