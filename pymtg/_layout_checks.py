@@ -149,12 +149,27 @@ def column_names(values: Any) -> tuple[str, ...] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
+def missing_as_nan(values: Any) -> Any:
+    """Return what has masked numbers (NumPy), or columns of numbers that may hold NA (pandas), as a floating array.
+
+    NaN stands for what is missing; np.asarray would read a number where one is masked. Anything else stays as it is.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values) and values.dtype.kind in "biuf":
+        dtype = values.dtype if values.dtype.kind == "f" else np.float64
+        return np.ma.asarray(values, dtype=dtype).filled(np.nan)
+    if hasattr(values, "isna") and np.asarray(values).dtype.kind == "O":
+        columns = np.atleast_1d(np.asarray(values.dtypes, dtype=object))
+        if all(dtype.kind in "biuf" for dtype in columns):
+            return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values
+
+
 def target_array(targets: Any) -> np.ndarray:
     """Return targets as an array of numbers."""
     if isinstance(targets, torch.Tensor):
         targets = (targets.double() if targets.is_floating_point() else targets).detach().cpu().numpy()
     try:
-        array = np.asarray(targets)
+        array = np.asarray(missing_as_nan(targets))
     except ValueError as error:
         raise InvalidArgumentError(f"targets must be [samples, tasks]; {error}") from None
     if array.dtype.kind not in "biuf":

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from pymtg._gains import TaskFigures, normalized_gain, total_error
+from pymtg._layout_checks import missing_as_nan
 from pymtg._regression_metrics import REGRESSION_METRICS, check_one_output, regression_figures
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
@@ -101,7 +102,7 @@ def score(
         softmax probabilities otherwise. In the column of a regression task: its predictions, of any size.
     targets
         ``[N, T]`` class numbers; `ignore_index`, or NaN in a floating array, where a label is missing. Real numbers
-        for a regression task, NaN where missing.
+        for a regression task, NaN where missing. What is masked (NumPy) or NA (pandas) is missing for both.
     layout
         The tasks.
     ignore_index
@@ -275,7 +276,7 @@ def _as_matrix(values: Any, what: str, width: int) -> npt.NDArray[Any]:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    array = np.asarray(values)
+    array = np.asarray(missing_as_nan(values))
     if array.dtype.kind not in "biuf":
         raise InvalidTypeError(f"{what} must hold real numbers; got dtype {array.dtype}")
     if array.ndim != 2 or array.shape[1] != width:

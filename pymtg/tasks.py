@@ -142,7 +142,8 @@ class TaskLayout:
 
         Tasks without `names` are called by the columns of a data frame, if these are strings, or ``task0``, ``task1``.
         A task whose labels are all 0 or 1 becomes a one-logit binary task, any other a softmax over
-        ``max(label) + 1`` classes. NaN (in a float array) and `ignore_index` stand for missing labels.
+        ``max(label) + 1`` classes. NaN (in a float array) and `ignore_index` stand for missing labels, as does what is
+        masked (NumPy) or NA (pandas).
 
         Raises
         ------

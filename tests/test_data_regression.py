@@ -38,6 +38,12 @@ def table(rng: np.random.Generator, rows: int) -> np.ndarray:
     return values
 
 
+def test_masked_whole_numbers_are_missing_regression_targets() -> None:
+    ratings = np.ma.masked_array([[0, 4, 1], [2, -1, 0]], mask=[[0, 0, 1], [0, 1, 0]])
+    data = from_arrays(np.zeros((2, 1)), ratings, MIXED)
+    assert torch.equal(data.targets.nan_to_num(7.5), torch.tensor([[0, 4, 7.5], [2, 7.5, 0]]))
+
+
 def test_two_files(tmp_path: Path, rng: np.random.Generator) -> None:
     train, test = table(rng, 40), table(rng, 25)
     names = ["f0", "f1", "t0", "t1", "t2"]

@@ -152,6 +152,19 @@ def test_undefined_figures_are_nan_left_out_and_none_in_json():
     assert nothing.to_dict()["mean"] == dict.fromkeys(METRICS)
 
 
+def test_labels_that_are_masked_or_na_are_missing(rng):
+    pandas = pytest.importorskip("pandas")
+    layout = TaskLayout(["a", "b", "x"], [1, 1, 1], kinds=["classification", "classification", "regression"])
+    p, y, gone = rng.random((40, 3)), rng.integers(2, size=(40, 3)), rng.random((40, 3)) < 0.3
+    y[:2], gone[:2] = [[0] * 3, [1] * 3], False
+    wanted = score(p, np.where(gone, np.nan, y), layout).to_dict()
+    assert score(p, np.ma.masked_array(y, mask=gone), layout).to_dict() == wanted
+    assert score(p, np.ma.masked_array(y.astype(float), mask=gone), layout).to_dict() == wanted
+    assert score(p, pandas.DataFrame(y, dtype="Int64").mask(gone), layout).to_dict() == wanted
+    with pytest.raises(InvalidArgumentError, match="row 0 of task 'a' holds nan"):
+        score(np.ma.masked_array(p, mask=~gone), y, layout)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("target_dtype", [torch.int32, torch.int64, torch.float32])
 def test_tensors_of_any_dtype(rng, dtype, target_dtype):

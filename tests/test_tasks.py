@@ -163,6 +163,15 @@ def test_from_targets_of_a_data_frame() -> None:
     assert TaskLayout.from_targets(frame) == TaskLayout(["a", "b"], [1, 3])
     assert TaskLayout.from_targets(frame, ["x", "y"]).names == ("x", "y")
     assert TaskLayout.from_targets(frame.set_axis([3, "b"], axis=1)).names == ("task0", "task1")
+    frame = frame.astype({"a": "boolean", "b": "Int64"})
+    frame.iloc[0] = pandas.NA
+    assert TaskLayout.from_targets(frame) == TaskLayout(["a", "b"], [1, 1])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i8", "u1"])
+def test_from_targets_does_not_read_what_is_masked(dtype: str) -> None:
+    targets = np.ma.masked_array(np.array([[0, 9], [1, 2], [9, 0]], dtype=dtype), mask=[[0, 1], [0, 0], [1, 0]])
+    assert TaskLayout.from_targets(targets).num_classes == (1, 3)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from pymtg._checks import labels_there
+from pymtg._layout_checks import missing_as_nan
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -201,21 +202,13 @@ def check_plain(tensor: Tensor, what: str) -> None:
 
 def as_numbers(values: Any, what: str) -> np.ndarray[Any, Any]:
     """Return an array of numbers; what is masked, or NA in a data frame, is missing, which inputs must not be."""
-    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        if what == "inputs":
-            row = int(np.argwhere(np.ma.getmaskarray(values))[0][0])
-            raise InvalidArgumentError(f"inputs must not be masked; sample {row} is, in part")
-        floating = values.dtype.kind == "f"
-        wide = values if floating else np.ma.asarray(values, dtype=np.int64)
-        return wide.filled(np.nan if floating else IGNORE_INDEX)
+    if what == "inputs" and np.ma.is_masked(values):
+        row = int(np.argwhere(np.ma.getmaskarray(values))[0][0])
+        raise InvalidArgumentError(f"inputs must not be masked; sample {row} is, in part")
     try:
-        array = np.asarray(values)
+        array = np.asarray(missing_as_nan(values))
     except ValueError as error:  # ragged nested lists
         raise InvalidArgumentError(f"{what} must be a rectangular array; {error}") from None
-    if array.dtype.kind == "O" and hasattr(values, "isna"):  # pandas, whose columns of numbers may hold NA
-        columns = np.atleast_1d(np.asarray(values.dtypes, dtype=object))
-        if all(dtype.kind in "biuf" for dtype in columns):
-            array = values.to_numpy(dtype=np.float64, na_value=np.nan)
     if array.dtype.kind not in "biuf":
         raise InvalidTypeError(f"{what} must hold numbers; got dtype {array.dtype}")
     return array
