@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 
@@ -187,6 +188,18 @@ def test_soft_and_hard_combination():
         torch.testing.assert_close(soft[:, LAYOUT.columns(t)], by_hand, atol=1e-6, rtol=0)
         torch.testing.assert_close(hard[:, LAYOUT.columns(t)], parts[u[t].argmax()][t])
     torch.testing.assert_close(trainer.predict_proba(test.inputs.numpy()), soft)
+    rows = test.inputs.numpy()
+    read_only = rows.view()
+    read_only.flags.writeable = False
+    for odd in (
+        rows.astype(">f4"),
+        rows.astype(np.longdouble),
+        np.asfortranarray(rows),
+        read_only,
+    ):  # as fit takes them
+        torch.testing.assert_close(trainer.predict_proba(odd), soft)
+    with pytest.raises(InvalidTypeError, match=r"inputs must be a dense array, as toarray\(\) makes one; got a csr_"):
+        trainer.predict_proba(scipy.sparse.csr_matrix(rows))
     assert trainer.predict_proba(torch.empty(0, 5)).shape == (0, LAYOUT.num_logits)
     scores = trainer.evaluate(test)
     assert list(scores) == ["stg_soft", "stg_hard", "mtl"]

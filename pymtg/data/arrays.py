@@ -165,7 +165,7 @@ def from_arrays(
         raise InvalidArgumentError("names must not be given beside a layout, which has its own")
     features = _checked_inputs(inputs)
     if isinstance(layout, TaskLayout) and layout.has_regression:
-        return ArrayTasks(features, _as_tensor(targets, "targets").to(torch.get_default_dtype()), layout)
+        return ArrayTasks(features, as_tensor(targets, "targets").to(torch.get_default_dtype()), layout)
     labels = _checked_targets(targets)
     if layout is None:
         layout = TaskLayout.from_targets(labels, names)
@@ -180,7 +180,8 @@ def known_targets(targets: Tensor, layout: TaskLayout) -> Tensor:
     return ~targets.isnan() & (regression | (targets != IGNORE_INDEX))
 
 
-def _as_tensor(values: Any, what: str) -> Tensor:
+def as_tensor(values: Any, what: str) -> Tensor:
+    """Return a plain tensor of real numbers, which shares the caller's memory where torch can."""
     if isinstance(values, Tensor):
         check_plain(values, what)
         tensor = values.detach()
@@ -200,8 +201,15 @@ def check_plain(tensor: Tensor, what: str) -> None:
         raise InvalidTypeError(f"{what} must be an array or a plain dense tensor; got a {kind} tensor")
 
 
+def is_sparse(values: Any) -> bool:
+    """Return whether these are one of SciPy's sparse matrices, which NumPy takes for a single object."""
+    return hasattr(values, "tocsr") and hasattr(values, "toarray")
+
+
 def as_numbers(values: Any, what: str) -> np.ndarray[Any, Any]:
     """Return an array of numbers; what is masked, or NA in a data frame, is missing, which inputs must not be."""
+    if is_sparse(values):
+        raise InvalidTypeError(f"{what} must be a dense array, as toarray() makes one; got a {type(values).__name__}")
     if what == "inputs" and np.ma.is_masked(values):
         row = int(np.argwhere(np.ma.getmaskarray(values))[0][0])
         raise InvalidArgumentError(f"inputs must not be masked; sample {row} is, in part")
@@ -224,7 +232,7 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _checked_inputs(inputs: Any) -> Tensor:
-    tensor = _as_tensor(inputs, "inputs")
+    tensor = as_tensor(inputs, "inputs")
     if tensor.ndim < 2:
         raise InvalidArgumentError(
             f"inputs must be [samples, ...] with at least 2 dimensions; got {tuple(tensor.shape)}"
@@ -240,7 +248,7 @@ def _checked_inputs(inputs: Any) -> Tensor:
 
 
 def _checked_targets(targets: Any) -> Tensor:
-    tensor = _as_tensor(targets, "targets")
+    tensor = as_tensor(targets, "targets")
     if not tensor.is_floating_point():
         return tensor if tensor.dtype in _KEPT_TARGET_DTYPES else tensor.to(torch.int64)
     known = torch.where(torch.isnan(tensor), IGNORE_INDEX, tensor)

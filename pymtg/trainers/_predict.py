@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from pymtg._ranges import each
 from pymtg._ranks import Ranks
-from pymtg.data.arrays import as_numbers, check_plain
+from pymtg.data.arrays import as_tensor, is_sparse
 from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source, input_batches
@@ -96,10 +95,8 @@ def predict_any(network: nn.Module, inputs: Any, layout: TaskLayout, config: Tra
     A list of lists is an array, as it is to fit; a list of anything else is a dataset.
     """
     nested = isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], list)
-    if nested or (not isinstance(inputs, torch.Tensor) and hasattr(inputs, "__array__")):
-        inputs = torch.from_numpy(np.ascontiguousarray(as_numbers(inputs, "inputs")))
-    if isinstance(inputs, torch.Tensor):
-        check_plain(inputs, "inputs")
+    if nested or hasattr(inputs, "__array__") or is_sparse(inputs):  # tensors among them
+        inputs = as_tensor(inputs, "inputs").contiguous()
         inputs = inputs.to(torch.get_default_dtype()) if inputs.is_floating_point() else inputs
         logits = predict_batches(network, input_batches(inputs, config), layout, config)
     else:
