@@ -237,6 +237,12 @@ def test_very_many_tasks_show_groups_instead_of_names():
     assert "groups.json" in figure.get_suptitle()
 
 
+def test_words_beside_small_groups_do_not_lie_on_one_another():
+    labels = [0] * 900 + [k for k in range(1, 30) for _ in range(3)]
+    table = GroupTable([f"t{t}" for t in range(len(labels))], np.eye(30)[labels], labels)
+    assert [text.get_text() for text in memberships_figure(table).axes[0].get_yticklabels()] == ["group 0"]
+
+
 def test_odd_names_are_drawn_as_they_are(tmp_path):
     names = [EVIL, "$\\frac{", "任务", "a\nb", "x" * 200, "^_{}"]
     save_data_map(tmp_path / "d.png", make_map(5, 6, names), make_groups(6, 2, names))

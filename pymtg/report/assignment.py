@@ -14,6 +14,7 @@ from pymtg.errors import InvalidArgumentError
 from pymtg.report.figures import (
     GROUP_COLOURS,
     INK,
+    LEAST_HEIGHT,
     group_colour,
     integer_ticks,
     new_figure,
@@ -30,7 +31,6 @@ __all__ = ["MAX_PANELS", "assignment_figure", "save_assignment"]
 MAX_PANELS = 16
 _ROWS = 40  # strips in a block; more tasks go into blocks side by side
 _MOST_NAMED = 240  # beyond, names would be unreadable: one block, groups marked at its side
-_LEAST_HEIGHT = 0.018  # of a block: groups lower than this get no words at its side
 
 Floats = npt.NDArray[np.float64]
 
@@ -208,7 +208,7 @@ def _number_groups(axes: Any, labels: Sequence[int]) -> None:
 
 
 def _name_groups(axes: Any, labels: Sequence[int]) -> None:
-    runs = [run for run in _runs(labels) if run[2] >= _LEAST_HEIGHT * len(labels)]
+    runs = [run for run in _runs(labels) if run[2] >= LEAST_HEIGHT * len(labels)]
     axes.set_yticks([middle for _, middle, _ in runs], [f"group {k}: {size} tasks" for k, _, size in runs])
     for text, (k, _, _) in zip(axes.get_yticklabels(), runs, strict=True):
         text.set_color(group_colour(k))

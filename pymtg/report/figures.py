@@ -18,6 +18,7 @@ __all__ = ["GROUP_COLOURS", "group_colour", "new_figure", "plain_text", "png", "
 GROUP_COLOURS = ("#0072B2", "#C65102", "#00845F", "#A8487F", "#5A4FA3", "#8C6D00", "#444444")
 INK = "#222222"
 FAINT = "#d9d9d9"
+LEAST_HEIGHT = 0.018  # of a block of tasks 9 inches high: groups lower than this get no words at its side
 
 
 def group_colour(group: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pymtg.report.content import GroupTable
-from pymtg.report.figures import INK, add_colour_bar, group_colour, new_figure, plain_text, save_figure
+from pymtg.report.figures import INK, LEAST_HEIGHT, add_colour_bar, group_colour, new_figure, plain_text, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,8 @@ def _draw_block(axes: Any, groups: GroupTable, tasks: list[int], rows: int, name
         for text, label in zip(axes.get_yticklabels(), labels, strict=True):
             text.set_color(group_colour(label))
     else:
-        middles = {k: float(np.mean([r for r, label in enumerate(labels) if label == k])) for k in set(labels)}
+        high = [k for k in set(labels) if labels.count(k) >= LEAST_HEIGHT * len(labels)]
+        middles = {k: float(np.mean([r for r, label in enumerate(labels) if label == k])) for k in high}
         axes.set_yticks(list(middles.values()), [f"group {k}" for k in middles])
     for row in range(1, len(labels)):
         if labels[row] != labels[row - 1]:
