@@ -56,7 +56,9 @@ class TrainConfig:
     num_workers
         Worker processes that load a dataset which is not held in tensors.
     keep_best
-        Keep the weights of the epoch with the best validation score instead of the last ones; needs a validation set.
+        Keep the weights of the epoch with the best validation score, the first of equal ones, instead of the last
+        ones; needs a validation set. A network that predicts no positive yet has a balanced accuracy of 0.5 at epoch
+        after epoch: where positives are rare, let `monitor` be a ranking metric or the loss.
     monitor
         The validation score: one of :data:`pymtg.metrics.METRICS` or of :data:`pymtg.metrics.REGRESSION_METRICS`, or
         ``"loss"``; of RMSE and loss the negative, so that more is better. None means balanced accuracy for
