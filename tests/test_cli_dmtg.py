@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -245,6 +246,7 @@ def test_keep_best_keeps_an_epoch(tiny, tmp_path, undrawn):
     run(*tiny, "--out", tmp_path, "--epochs", "4", "--lr", "0.3", "--val-size", "0.2", "--keep-best")
     (stage,) = read(tmp_path / "metrics.json")["stages"]
     assert stage["best_epoch"] == 1 + int(np.argmax(stage["val_score"]))
+    assert f"dmtg (epoch {stage['best_epoch']} of 4 kept)" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 # a reference ---------------------------------------------------------------------------------------------------------
@@ -259,6 +261,8 @@ def test_the_gain_over_a_stored_run(tiny, plain, tmp_path, undrawn):
         truth = normalized_gain(metrics["scores"]["dmtg"], read(stored)["scores"][method]).to_dict()
         assert metrics["normalized_gain"]["dmtg"] == truth
         assert metrics["reference"] == {"source": str(stored), "method": method}
+        page = html.unescape((tmp_path / "report.html").read_text(encoding="utf-8"))
+        assert f"<dt>over</dt><dd>{method} of {stored}</dd>" in page
         assert learned(tmp_path) == learned(plain)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pymtg._cli.record import RunRecord, described_data, learning_curves, stage_entry
+from pymtg._cli.record import RunRecord, described_data, learning_curves, shown_stage, stage_entry
 from pymtg._cli.reference import Reference
 from pymtg._files import staged
 from pymtg.metrics import normalized_gain, total_error
@@ -20,7 +20,6 @@ from pymtg.report import (
     Curve,
     GroupTable,
     Report,
-    Stage,
     save_assignment,
     save_data_map,
     save_html,
@@ -134,7 +133,7 @@ class DMTGRecord:
 
     def _page(self, pictures: Mapping[str, Path]) -> Report:
         result = self.result
-        stages = [Stage(stage.name, stage.seconds, stage.parameters) for stage in result.stages]
+        stages = [*map(shown_stage, result.stages)]
         curves = [
             *learning_curves(result.stages, self.run.monitor),
             Curve("entropy of the assignment", "", result.entropies, first=0),
@@ -159,8 +158,8 @@ class DMTGRecord:
             if total_error(scores).defined:
                 left[f"total error of {method}, %"] = total_error(scores).total
             if self.reference is not None:
-                name = f"normalized gain of {method} over {self.reference.method} of {self.reference.source}, %"
-                left[name] = normalized_gain(scores, self.reference.scores).mean
+                left[f"normalized gain of {method}, %"] = normalized_gain(scores, self.reference.scores).mean
+                left["over"] = f"{self.reference.method} of {self.reference.source}"  # a value: keys lose underscores
         return left
 
     def _branches(self) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pymtg.metrics import Scores
     from pymtg.trainers.results import StageResult
 
-__all__ = ["RunRecord", "described_data", "learning_curves", "stage_entry"]
+__all__ = ["RunRecord", "described_data", "learning_curves", "shown_stage", "stage_entry"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ def stage_entry(stage: StageResult) -> dict[str, Any]:
         "loss": [record.loss for record in stage.history],
         "val_score": [record.val_score for record in stage.history if record.val_score is not None],
     }
+
+
+def shown_stage(stage: StageResult) -> Stage:
+    """Return a stage as the page shows it: where an earlier epoch than the last was kept, its name says which."""
+    kept = "" if stage.best_epoch is None else f" (epoch {stage.best_epoch} of {stage.epochs} kept)"
+    return Stage(stage.name + kept, stage.seconds, stage.parameters)
 
 
 def learning_curves(stages: Sequence[StageResult], monitor: str) -> list[Curve]:

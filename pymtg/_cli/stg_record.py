@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pymtg._cli.record import RunRecord, described_data, learning_curves, stage_entry
+from pymtg._cli.record import RunRecord, described_data, learning_curves, shown_stage, stage_entry
 from pymtg._files import staged
 from pymtg.nets import GroupedNet, save_grouped
 from pymtg.report import GroupTable, Report, Stage, save_data_map, save_html, save_json, save_memberships
@@ -67,7 +67,7 @@ class STGRecord:
         return self.run.metrics(stages, {"stg": result.parameters, "mtl": result.joint.parameters})
 
     def _page(self, data_map: Path, memberships: Path) -> Report:
-        stages = [Stage(stage.name, stage.seconds, stage.parameters) for stage in self.result.stages]
+        stages = [*map(shown_stage, self.result.stages)]
         stages.insert(1, Stage("grouping", self.result.grouping_seconds))
         curves = learning_curves(self.result.stages, self.run.monitor)
         return self.run.page("STG", stages, curves, data_map=data_map, memberships=memberships)
