@@ -349,6 +349,23 @@ def test_compare_repeats_itself_on_a_device_and_leads_with_the_metric(few, plain
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("width", [200, 80, 40])
+def test_no_number_breaks_however_narrow_the_terminal(monkeypatch, capsys, width):
+    from rich.console import Console
+    from rich.text import Text
+
+    from pymtg._cli import tables
+
+    monkeypatch.setattr(tables, "console", lambda: Console(width=width))
+    columns = {f"figure {c}": [Text(f"{c}.1234 ± 0.{r}234") for r in range(3)] for c in range(9)}
+    tables.print_columns("many figures", ["stg_soft", "random_groups", "mtl"], columns)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    for row, name in enumerate(["stg_soft", "random_groups", "mtl"]):
+        cells = " ".join(line.removeprefix(f" {name}") for line in lines if line.startswith(f" {name}"))
+        assert re.findall(r"\S+ ± \S+", cells) == [f"{c}.1234 ± 0.{row}234" for c in range(9)]
+
+
 # cluster -------------------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from pymtg.report.content import GroupTable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from pymtg._cli.backend_check import CheckedBackend
     from pymtg.trainers.comparison import Comparison, ComparisonView, Summary
@@ -41,6 +42,21 @@ def new_table(title: str, *columns: str, numbers: bool = True) -> Table:
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if numbers and place else "left", overflow="fold")
     return table
+
+
+def print_columns(title: str, names: Sequence[str], columns: Mapping[str, Sequence[Text]]) -> None:
+    """Print a line a method; columns for which the terminal has no room go into tables below: no number breaks."""
+    screen, left = console(), list(columns)
+    unbounded = screen.options.update(max_width=10_000)
+    while left:
+        for count in range(len(left), 0, -1):
+            table = new_table(title, "method", *left[:count])
+            for row, name in enumerate(names):
+                table.add_row(name, *(columns[column][row] for column in left[:count]))
+            if screen.measure(table, options=unbounded).maximum <= screen.width:
+                break
+        screen.print(table)
+        left = left[count:]
 
 
 def score(value: float | None, digits: int = 4) -> str:
@@ -94,13 +110,12 @@ def print_scores(title: str, scores: Mapping[str, Scores]) -> None:
     """Print each method's mean over the tasks, the best of a column in bold."""
     from rich.text import Text
 
-    figures = list(dict.fromkeys(figure for s in scores.values() for figure in s.mean))
-    table = new_table(title, "method", *[figure.replace("_", " ") for figure in figures])
-    best = {f: best_value(f, (s.mean[f] for s in scores.values())) for f in figures}
-    for method, s in scores.items():
-        cells = [Text(score(s.mean[f]), style="bold" if s.mean[f] == best[f] else "") for f in figures]
-        table.add_row(method, *cells)
-    console().print(table)
+    columns = {}
+    for figure in dict.fromkeys(figure for s in scores.values() for figure in s.mean):
+        means = [s.mean[figure] for s in scores.values()]
+        best = best_value(figure, means)
+        columns[figure.replace("_", " ")] = [Text(score(mean), style="bold" if mean == best else "") for mean in means]
+    print_columns(title, list(scores), columns)
 
 
 def print_groups(groups: GroupTable, title: str = "groups", share: str = "membership") -> None:
@@ -126,13 +141,15 @@ def print_comparison(comparison: Comparison, metric: str) -> None:
     for view in comparison.views.values():
         known = next(iter(view.methods.values())).metrics
         metrics = [metric, *(name for name in known if name != metric)]
-        columns = [*(name.replace("_", " ") for name in metrics), "parameters", "epochs", "seconds"]
-        table = new_table(f"{comparison.data}: {view.title}; {len(comparison.seeds)} seed(s)", "method", *columns)
-        for name, summary in view.methods.items():
-            scores = [Text(_with_error(summary.metrics[m]), style=_rank(view, name, m)) for m in metrics]
-            cost = [f"{summary.parameters.mean:,.0f}", f"{summary.epochs.mean:,.0f}", f"{summary.seconds.mean:.1f}"]
-            table.add_row(name, *scores, *cost)
-        console().print(table)
+        rows = view.methods.items()
+        columns = {
+            m.replace("_", " "): [Text(_with_error(s.metrics[m]), _rank(view, n, m)) for n, s in rows] for m in metrics
+        }
+        columns["parameters"] = [Text(f"{summary.parameters.mean:,.0f}") for _, summary in rows]
+        columns["epochs"] = [Text(f"{summary.epochs.mean:,.0f}") for _, summary in rows]
+        columns["seconds"] = [Text(f"{summary.seconds.mean:.1f}") for _, summary in rows]
+        title = f"{comparison.data}: {view.title}; {len(comparison.seeds)} seed(s)"
+        print_columns(title, list(view.methods), columns)
     typer.echo("mean ± standard error over seeds; bold: the best, and what is within two standard errors of it")
 
 
