@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +62,27 @@ def test_mtl_is_the_joint_network():
     joint = trainer.result_.joint
     assert [r.task_losses for r in alone.stages[0].history] == [r.task_losses for r in joint.history]
     assert (alone.name, alone.epochs, alone.parameters) == ("mtl", 3, joint.parameters)
+
+
+def test_what_torch_imports_late_is_in_no_networks_seconds():
+    code = """
+import sys, torch
+from pymtg import TaskLayout
+from pymtg.nets import mlp
+from pymtg.trainers import TrainConfig, mtl
+build, late = TrainConfig.build_optimizer, []
+def watched(self, network):
+    there = set(sys.modules)
+    made = build(self, network)
+    late.extend(set(sys.modules) - there)
+    return made
+TrainConfig.build_optimizer = watched
+data = torch.ones(4, 2), torch.tensor([[0], [1], [0], [1]])
+mtl(mlp(2, (2,)), TaskLayout.binary(["a"]), data, data, config=TrainConfig(epochs=1), progress=False)
+print(len(late))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "0"
 
 
 def test_an_ensemble_of_one_is_mtl():

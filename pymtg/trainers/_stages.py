@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -45,6 +46,12 @@ def check_model(model: object, layout: object) -> None:
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
 
 
+@functools.cache
+def load_what_is_late() -> None:
+    """Let torch import what it does with a process's first optimizer: two seconds that are no part of any training."""
+    torch.optim.SGD([nn.Parameter(torch.empty(0))], lr=1.0)
+
+
 @dataclass(frozen=True)
 class Setting:
     """What all stages of a run share: network, tasks, options, seed and data."""
@@ -83,6 +90,7 @@ class Setting:
         ranks: Ranks | None = None,
     ) -> Setting:
         """Check the arguments that every method takes, and open the data."""
+        load_what_is_late()
         check_model(model, layout)
         check_int("seed", seed, 0)
         check_monitor(config.monitor, layout)
