@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pymtg.cli import main
+from pymtg.data import load
 from pymtg.metrics import normalized_gain
 
 FAST = ["--epochs", "2", "--hidden", "8", "--batch-size", "32", "--quiet"]
@@ -40,7 +41,10 @@ def test_stg(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert gain.defined == 4
     page = (tmp_path / "report.html").read_text()
     assert "R²" in page
-    assert "The lower an RMSE, the better." in page
+    assert "The lower an RMSE, the better. It is in units of the target's standard deviation" in page
+    data = load(spec, 0, val_size=0.2, targets=4)
+    assert metrics["data"]["target_mean"] == list(data.target_mean)
+    assert metrics["data"]["target_scale"] == list(data.target_scale)
     # the lowest RMSE is the one in bold
     rmse = {m: scores["mean"]["rmse"] for m, scores in metrics["scores"].items()}
     best, worst = (f"{pick(rmse.values()):.4f}" for pick in (min, max))

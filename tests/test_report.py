@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -241,6 +242,12 @@ def test_words_beside_small_groups_do_not_lie_on_one_another():
     labels = [0] * 900 + [k for k in range(1, 30) for _ in range(3)]
     table = GroupTable([f"t{t}" for t in range(len(labels))], np.eye(30)[labels], labels)
     assert [text.get_text() for text in memberships_figure(table).axes[0].get_yticklabels()] == ["group 0"]
+
+
+def test_an_rmse_of_targets_that_nobody_standardised():
+    scores = {"mtl": Scores({"rmse": 3.5}, {f"task{t}": {"rmse": 3.5} for t in range(6)}, {})}
+    page = render_html(dataclasses.replace(make_report(make_groups()), scores=scores))
+    assert "The lower an RMSE, the better.</p>" in page
 
 
 def test_odd_names_are_drawn_as_they_are(tmp_path):

@@ -63,9 +63,11 @@ class RunRecord:
 
 
 def described_data(tasks: TaskData, spec: str) -> dict[str, Any]:
-    """Return name and sizes of a data set."""
+    """Return name and sizes of a data set, and by what its regression targets were standardised."""
     sizes = {f"{part}_samples": len(dataset) for part, dataset in tasks.parts.items()}  # type: ignore[arg-type]
-    return {"name": tasks.name, "spec": spec, "tasks": tasks.num_tasks, "features": tasks.num_features, **sizes}
+    found = {"name": tasks.name, "spec": spec, "tasks": tasks.num_tasks, "features": tasks.num_features, **sizes}
+    figures = {"target_mean": tasks.target_mean, "target_scale": tasks.target_scale}
+    return found | {name: list(values) for name, values in figures.items() if values is not None}
 
 
 def stage_entry(stage: StageResult) -> dict[str, Any]:
@@ -98,4 +100,6 @@ def learning_curves(stages: Sequence[StageResult], monitor: str) -> list[Curve]:
 
 
 def _shown(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return ", ".join(f"{one:.5g}" if isinstance(one, float) else str(one) for one in value)
