@@ -698,6 +698,12 @@ def test_the_monitored_loss_is_the_trained_one():
         assert found[names.index(name)] == pytest.approx(expected[names.index(name)].item(), rel=1e-4)
 
 
+def test_a_warm_start_has_the_losses_that_were_given():
+    fitted = fit(layout=REGRESSION, losses=dict.fromkeys("xyz", "l1"), warm_epochs=1, epochs=1, lr=1e-9)
+    warm, grouped = fitted.result_.stages  # the same network in both
+    assert warm.history[0].task_losses == pytest.approx(grouped.history[0].task_losses, rel=1e-4)
+
+
 def test_odd_kinds_of_numbers_and_inputs():
     pandas = pytest.importorskip("pandas")
     fitted = fit(seed=np.int64(3), assignment_lr=np.float32(0.01), epochs=np.int32(2))

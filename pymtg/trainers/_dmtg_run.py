@@ -29,7 +29,7 @@ from pymtg.trainers._run_state import load_weights
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord
 
-__all__ = ["AssignedNet", "AssignmentTrace", "DMTGJob", "DMTGRun", "FinetuneJob", "FinetuneRun"]
+__all__ = ["AssignedNet", "AssignmentTrace", "DMTGJob", "DMTGRun", "FinetuneJob", "FinetuneRun", "OneBranchRun"]
 
 
 class AssignedNet(nn.Module):
@@ -305,19 +305,33 @@ class FinetuneJob(Job):
     plan: DMTGPlan = field(default_factory=DMTGPlan)
 
 
-class FinetuneRun(Run):
-    """Trains a :class:`GroupedNet` on the sum of its tasks' losses; the trunk may be frozen."""
+class OneBranchRun(Run):
+    """Trains a network of one output a task on the sum of the tasks' losses, those that DMTG was given among them."""
 
-    job: FinetuneJob
-    network: GroupedNet
-
-    def __init__(self, job: FinetuneJob, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
+    def __init__(self, job: Job, config: TrainConfig, train: BatchSource, val: BatchSource | None) -> None:
         super().__init__(job, config, train, val)
         self.ones = torch.ones(job.layout.num_tasks, 1, device=config.torch_device)
 
     def make_loss(self) -> nn.Module:
         """Return the loss of one branch that serves all tasks."""
         return BranchedLoss(self.job.layout, self.job.losses)
+
+    def loss_of(self, ids: Tensor, inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Return the sum of the task losses, and these."""
+        with span("forward"), autocast(self.config):
+            logits = self.network(with_dtype(inputs, self.input_dtype))
+        ones = self.ones if self.ranked is None else self.ranked.factors()[:, None]
+        with span("loss"):
+            total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, ones)
+        task_losses: Any = self.loss.task_losses
+        return total, task_losses[:, 0]
+
+
+class FinetuneRun(OneBranchRun):
+    """Trains a :class:`GroupedNet`; the trunk may be frozen."""
+
+    job: FinetuneJob
+    network: GroupedNet
 
     def optimizers_of(self, network: nn.Module) -> list[torch.optim.Optimizer]:
         """Freeze the trunk where asked for, then return the optimizer."""
@@ -331,13 +345,3 @@ class FinetuneRun(Run):
         super().before_epoch(epoch)
         if self.job.plan.freeze_trunk and self.network.trunk is not None:
             self.network.trunk.eval()
-
-    def loss_of(self, ids: Tensor, inputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
-        """Return the sum of the task losses, and these."""
-        with span("forward"), autocast(self.config):
-            logits = self.network(with_dtype(inputs, self.input_dtype))
-        ones = self.ones if self.ranked is None else self.ranked.factors()[:, None]
-        with span("loss"):
-            total = self.loss(checked_logits(logits, len(ids), self.job.layout)[None], targets, ones)
-        task_losses: Any = self.loss.task_losses
-        return total, task_losses[:, 0]

@@ -19,7 +19,15 @@ from pymtg.nets.grouped import GroupedNet
 from pymtg.nets.multihead import MultiHeadNet
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._dmtg_plan import DMTGPlan
-from pymtg.trainers._dmtg_run import AssignedNet, AssignmentTrace, DMTGJob, DMTGRun, FinetuneJob, FinetuneRun
+from pymtg.trainers._dmtg_run import (
+    AssignedNet,
+    AssignmentTrace,
+    DMTGJob,
+    DMTGRun,
+    FinetuneJob,
+    FinetuneRun,
+    OneBranchRun,
+)
 from pymtg.trainers._loop import Job, Trained, train_network
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers._stages import Setting
@@ -190,9 +198,11 @@ def _warm_start(setting: Setting, plan: DMTGPlan, make: NetMaker) -> Trained:
         layout=setting.layout,
         seed=stage_seed(setting.seed, "joint"),
         epochs=plan.warm_epochs,
+        losses=plan.losses,
         ranks=setting.ranks,
     )
-    return train_network(job, *_data(setting), keeper=setting.keeper)
+    # without losses of its own the stage is STG's joint network, bit for bit
+    return train_network(job, *_data(setting), kind=OneBranchRun if plan.losses else None, keeper=setting.keeper)
 
 
 def _first_branch(net: BranchedNet) -> MultiHeadNet:
