@@ -236,6 +236,8 @@ def test_the_command_on_two_ranks_is_the_command_on_one(tmp_path):
         assert stage.get("loss", []) == pytest.approx(other.get("loss", []), rel=1e-4)
     groups = [json.loads((tmp_path / name / "groups.json").read_text())["tasks"] for name in ("two", "one")]
     assert {t: g["label"] for t, g in groups[0].items()} == {t: g["label"] for t, g in groups[1].items()}
+    assert [run["settings"].get("ranks") for run in (two, one)] == [2, None]
+    assert [run["settings"]["specialise"] for run in (two, one)] == ["spread", "together"]
     assert len((tmp_path / "log").read_text().splitlines()) == 6
     assert sorted(path.parent.name for path in (tmp_path / "profile").rglob("profile.txt")) == ["rank0", "rank1"]
 

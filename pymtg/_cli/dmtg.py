@@ -143,7 +143,7 @@ def dmtg(
     from pymtg._cli.dmtg_record import DMTGRecord
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network
-    from pymtg._cli.ranks import join_ranks
+    from pymtg._cli.ranks import join_ranks, shown_ranks
     from pymtg._cli.reference import load_reference
     from pymtg._cli.run_setup import check_decay, check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import DMTGTrainer
@@ -207,6 +207,7 @@ def dmtg(
         "trunk": net.shown_trunk(trunk),
         **net.described(),
         **shown_decay(scheduler),
+        **shown_ranks(),
         "gradient_scaling": gradient_scaling,
         "test_size": test_size,
         "val_size": val_size,

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pymtg._cli.errors import CommandError
 
-__all__ = ["join_ranks", "leave_ranks", "own_rank", "refuse_ranks"]
+__all__ = ["join_ranks", "leave_ranks", "own_rank", "refuse_ranks", "shown_ranks"]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -62,6 +62,11 @@ def leave_ranks() -> None:
     from pymtg._ranks import leave
 
     leave()
+
+
+def shown_ranks() -> dict[str, int]:
+    """Return what a run's settings hold of its ranks; nothing of one process."""
+    return {} if own_rank() is None else {"ranks": int(os.environ["WORLD_SIZE"])}
 
 
 def refuse_ranks(command: str) -> None:

@@ -68,7 +68,7 @@ def stg(
     """
     from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, print_profile, stoppable
     from pymtg._cli.networks import chosen_network
-    from pymtg._cli.ranks import join_ranks
+    from pymtg._cli.ranks import join_ranks, shown_ranks
     from pymtg._cli.run_setup import check_decay, check_place, decay_of, load_data, shown_decay
     from pymtg.trainers import STGTrainer
 
@@ -116,6 +116,7 @@ def stg(
         **settings,
         **net.described(),
         **shown_decay(scheduler),
+        **shown_ranks(),
         "test_size": test_size,
         "val_size": val_size,
         "amp": amp,

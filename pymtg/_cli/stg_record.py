@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pymtg._cli.ranks import own_rank
 from pymtg._cli.record import RunRecord, described_data, learning_curves, shown_stage, stage_entry
 from pymtg._files import staged
 from pymtg.nets import GroupedNet, save_grouped
@@ -39,7 +40,7 @@ class STGRecord:
                 **settings,
                 "snapshot_epochs": list(result.snapshot_epochs),
                 "specialised_epochs": result.specialised[0].epochs,
-                "specialise": "together" if result.together else "one-by-one",
+                "specialise": _form(result, trainer.plan.specialise),
             },
             seed=result.seed,
             monitor=monitor_name(trainer.config.monitor, tasks.layout).replace("_", " "),
@@ -71,3 +72,11 @@ class STGRecord:
         stages.insert(1, Stage("grouping", self.result.grouping_seconds))
         curves = learning_curves(self.result.stages, self.run.monitor)
         return self.run.page("STG", stages, curves, data_map=data_map, memberships=memberships)
+
+
+def _form(result: STGResult, asked: str) -> str:
+    """Return how the specialised networks were trained."""
+    if result.together:
+        return "together"
+    spread = own_rank() is not None and len(result.specialised) > 1 and asked in ("auto", "spread")
+    return "spread" if spread else "one-by-one"
