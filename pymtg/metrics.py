@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from pymtg._gains import TaskFigures, normalized_gain, total_error
-from pymtg._layout_checks import missing_as_nan
+from pymtg._layout_checks import check_task_order, missing_as_nan
 from pymtg._regression_metrics import REGRESSION_METRICS, check_one_output, regression_figures
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
@@ -137,6 +137,7 @@ def score(
     """
     if not isinstance(layout, TaskLayout):
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
+    check_task_order(targets, layout.names)
     p = _as_matrix(probabilities, "probabilities", layout.num_logits)
     y = _as_matrix(targets, "targets", layout.num_tasks)
     if len(y) != len(p):

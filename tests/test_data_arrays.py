@@ -12,6 +12,7 @@ from pymtg import TaskLayout
 from pymtg.data import IGNORE_INDEX, ArrayTasks, Batch, TaskData, collate, from_arrays, load
 from pymtg.data.arrays import known_targets
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.metrics import score
 
 
 @pytest.fixture
@@ -71,6 +72,19 @@ def test_a_data_frame_with_na(rng):
     assert (data.targets == -100).nonzero().tolist() == [[3, 1]]
     with pytest.raises(InvalidTypeError, match="targets must hold numbers"):
         from_arrays(rng.normal(size=(20, 2)), targets.astype(str))
+
+
+def test_a_data_frame_with_the_tasks_in_another_order(rng):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(rng.integers(0, 2, (20, 3)), columns=["a", "b", "c"])
+    layout = TaskLayout.from_targets(frame)
+    said = "targets must have the tasks as columns in the layout's order; column 1 is 'c', where the layout has 'b'"
+    with pytest.raises(InvalidArgumentError, match=said):
+        from_arrays(np.zeros((20, 1)), frame[["a", "c", "b"]], layout)
+    with pytest.raises(InvalidArgumentError, match=said):
+        score(np.full((20, 3), 0.5), frame[["a", "c", "b"]], layout)
+    renamed = frame.set_axis(["a", "x", "b"], axis=1)  # other names: by position
+    np.testing.assert_array_equal(from_arrays(np.zeros((20, 1)), renamed, layout).targets, frame.to_numpy())
 
 
 def test_known_labels_in_uint8(rng):

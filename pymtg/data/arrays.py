@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from pymtg._checks import labels_there
-from pymtg._layout_checks import missing_as_nan
+from pymtg._layout_checks import check_task_order, missing_as_nan
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -137,6 +137,7 @@ def from_arrays(
     targets
         ``[M, T]`` class numbers. A missing label is NaN in a floating array, -100 in any, masked in one of NumPy's
         masked arrays, NA in a data frame. uint8, int32 and int64 stay what they are, everything else becomes int64.
+        The columns of a data frame, where they are the layout's names, must be in its order.
         With a layout that has regression tasks: numbers, which become torch's default dtype, NaN where missing (for a
         classification task -100, too).
     layout
@@ -164,6 +165,8 @@ def from_arrays(
     if layout is not None and names is not None:
         raise InvalidArgumentError("names must not be given beside a layout, which has its own")
     features = _checked_inputs(inputs)
+    if isinstance(layout, TaskLayout):
+        check_task_order(targets, layout.names)
     if isinstance(layout, TaskLayout) and layout.has_regression:
         return ArrayTasks(features, as_tensor(targets, "targets").to(torch.get_default_dtype()), layout)
     labels = _checked_targets(targets)
