@@ -89,13 +89,12 @@ def cluster_distances(distances: Float64Array, n_clusters: int, options: Options
     elif options.mode == "kmeans-fuzzified":
         squared = _core.centroid_distances(distances, labels, found)
     copies = np.arange(n_clusters) % found
+    coefficients = np.ascontiguousarray(coefficients[copies])
     if squared is not None:
         memberships = fuzzify(squared[:, copies], options.fuzzifier)
     if options.mode == "fuzzy-cmeans" and memberships is not None:
-        labels = memberships.argmax(axis=1).astype(np.int32)
-    return Clustering(
-        labels, memberships, inertia, max(n_iter, 1), found, coefficients=np.ascontiguousarray(coefficients[copies])
-    )
+        labels, memberships, coefficients = _numbered(memberships, coefficients)
+    return Clustering(labels, memberships, inertia, max(n_iter, 1), found, coefficients=coefficients)
 
 
 def with_centers(result: Clustering, X: FloatArray) -> Clustering:
@@ -121,8 +120,20 @@ def cluster_points(X: FloatArray, n_clusters: int, options: Options, *, grid: bo
     if options.mode in ("fuzzy-cmeans", "kmeans-fuzzified"):
         memberships = fuzzify(_core.center_distances(X, centers, threads), options.fuzzifier)
     if options.mode == "fuzzy-cmeans" and memberships is not None:
-        labels = memberships.argmax(axis=1).astype(np.int32)
+        labels, memberships, centers = _numbered(memberships, centers)
     return Clustering(labels, memberships, inertia, max(n_iter, 1), found, centers=centers)
+
+
+def _numbered(memberships: Float64Array, centers: Float64Array) -> tuple[Int32Array, Float64Array, Float64Array]:
+    """Return labels, memberships ``[n, K]`` and centres ``[K, ...]``, clusters numbered by the first point they hold.
+
+    Fuzzy c-means moves points between the clusters that it began at, and some may lose all theirs: they come last.
+    """
+    labels = memberships.argmax(axis=1)
+    present, first = np.unique(labels, return_index=True)
+    order = np.concatenate([present[first.argsort()], np.setdiff1d(np.arange(len(centers)), present)])
+    numbers: Int32Array = order.argsort()[labels].astype(np.int32)
+    return numbers, np.ascontiguousarray(memberships[:, order]), np.ascontiguousarray(centers[order])
 
 
 def choose_algorithm(n: int, dims: int, algorithm: str, mode: str) -> str:

@@ -190,7 +190,7 @@ def cluster_tasks(
     Returns
     -------
     TaskGroups
-        Groups are numbered by the first task they hold.
+        Groups are numbered by the first task they hold, in mode ``"points"`` by the first point.
 
     Raises
     ------

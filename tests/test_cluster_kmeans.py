@@ -146,6 +146,19 @@ def test_fuzzy_c_means_from_gram_and_points_agree():
     np.testing.assert_allclose(gram.memberships_, lloyd.memberships_, atol=1e-6)
 
 
+@pytest.mark.parametrize("algorithm", ["gram", "lloyd"])
+@pytest.mark.parametrize(("seed", "K", "fuzzifier"), [(1, 4, 2), (2, 3, 3), (4, 4, 10)])  # one or two lose all points
+def test_fuzzy_c_means_numbers_clusters_by_their_first_point(algorithm, seed, K, fuzzifier):
+    X = np.random.default_rng(seed).normal(size=(9, 7))
+    model = FuzzyKMeans(K, mode="fuzzy-cmeans", fuzzifier=fuzzifier, algorithm=algorithm, random_state=0).fit(X)
+    present, first = np.unique(model.labels_, return_index=True)
+    assert present.tolist() == list(range(len(present)))
+    assert first.tolist() == sorted(first)
+    np.testing.assert_array_equal(model.labels_, model.memberships_.argmax(axis=1))
+    np.testing.assert_allclose(oracle_memberships(X, model.cluster_centers_, fuzzifier), model.memberships_, atol=1e-8)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+
+
 def test_points_mode_counts_shares():
     rng = np.random.default_rng(0)
     blobs = np.array([[0.1, 0.1], [0.9, 0.1], [0.5, 0.5]])
