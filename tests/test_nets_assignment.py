@@ -268,7 +268,7 @@ def test_rows_of_the_whole_batchs_draws(bounds, generator):
 
 
 @pytest.mark.parametrize("sampling", NOISY)
-@pytest.mark.parametrize("keep", [[0, 2], [2], [3, 0, 1], torch.tensor([1, 3])])
+@pytest.mark.parametrize("keep", [[0, 2], [2], [3, 0, 1], [2, 0, 3, 1], torch.tensor([1, 3])])
 def test_dropping_leaves_the_other_branches_alone(sampling, keep, generator):
     """Draws, gradients and Adam's state of the branches that stay, against a full assignment cut by hand."""
     assignment = made(generator, sampling, branches=4, dtype=torch.float64)

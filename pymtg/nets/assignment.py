@@ -245,7 +245,7 @@ class TaskAssignment(nn.Module):
         noise = torch.empty(shape, dtype=torch.float64).exponential_(generator=generator)
         noise = noise.clamp_(min=torch.finfo(torch.float64).tiny).log_().neg_()
         noise = noise[first:] if self.sampling == "per_sample" else noise
-        if self.num_branches != self._drawn_branches:
+        if self.branch_ids != tuple(range(self._drawn_branches)):  # some are gone, or all stand in another order
             noise = noise[..., list(self.branch_ids)]
         return noise
 
