@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pymtg import _ops
 from pymtg._backend import choose_backend
-from pymtg._checks import LOGIT_DTYPES, check_kind, check_kinds, check_targets
-from pymtg._once import known_ones, once
+from pymtg._checks import LOGIT_DTYPES, check_kind, check_kinds, check_no_tangent, check_targets
+from pymtg._once import detached, known_ones, once
 from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
 
@@ -107,7 +107,7 @@ class _Total(torch.autograd.Function):
             return (None,) * 7
         ones = known_ones(upstream)
         gradients = [
-            once(saved if ones else saved * upstream.detach(), dtype, _NAME) if needed else None
+            once(saved if ones else saved * detached(upstream), ctx, upstream, dtype, _NAME) if needed else None
             for saved, dtype, needed in zip(
                 ctx.saved_tensors, ctx.dtypes, (ctx.needs_input_grad[0], ctx.needs_input_grad[2]), strict=True
             )
@@ -121,6 +121,7 @@ def _check(
     """Validate what can be seen without reading values; return the name of the backend."""
     check_kinds(logits, targets, layout, ignore_index)
     check_kind(assignment, "assignment", LOGIT_DTYPES)
+    check_no_tangent(assignment, "assignment")
     if logits.dim() != 3 or logits.shape[2] != layout.num_logits or logits.shape[0] == 0:
         raise InvalidArgumentError(
             f"logits must be [K, B, {layout.num_logits}] for this layout, K at least 1; got {list(logits.shape)}"

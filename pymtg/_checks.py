@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from pymtg._reference import MapState
-from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.errors import BackendError, InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
 if TYPE_CHECKING:
@@ -59,9 +60,18 @@ def check_classification(layout: TaskLayout, advice: str = "") -> None:
         raise InvalidArgumentError(f"layout must hold classification tasks only, {name!r} is a regression{advice}")
 
 
+def check_no_tangent(value: Tensor, what: str) -> None:
+    """Raise for a tensor of forward-mode differentiation: torch would take an operator's result for a constant."""
+    if not torch.compiler.is_compiling() and unpack_dual(value).tangent is not None:  # type: ignore[no-untyped-call]
+        raise BackendError(
+            f"{what} must not carry a tangent (torch.func.jvp): fused losses have no forward-mode derivative"
+        )
+
+
 def check_kinds(logits: Tensor, targets: Tensor, layout: TaskLayout, ignore_index: int) -> None:
     """Raise unless these are of the types that a fused loss takes."""
     check_kind(logits, "logits", LOGIT_DTYPES)
+    check_no_tangent(logits, "logits")
     if not isinstance(layout, TaskLayout):
         raise InvalidTypeError(f"layout must be a TaskLayout; got {type(layout).__name__}")
     check_classification(layout, "; MultiTaskLoss and BranchedLoss take both kinds")

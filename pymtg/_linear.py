@@ -10,8 +10,16 @@ from torch import Tensor
 from pymtg import _linear_ops
 from pymtg._backend import choose_backend
 from pymtg._batch_map import begun, ended
-from pymtg._checks import LOGIT_DTYPES, check_kind, check_kinds, check_map, check_targets, check_task_weights
-from pymtg._once import known_ones, once, to_save
+from pymtg._checks import (
+    LOGIT_DTYPES,
+    check_kind,
+    check_kinds,
+    check_map,
+    check_no_tangent,
+    check_targets,
+    check_task_weights,
+)
+from pymtg._once import detached, known_ones, once, to_save
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -174,9 +182,9 @@ class _Losses(torch.autograd.Function):
         needed = ctx.needs_input_grad[:3]
         gradients = _linear_ops.linear_cross_entropy_gradient(
             *(left, features.detach(), weight.detach(), None if bias is None else bias.detach(), targets),
-            *(upstream.detach(), ctx.layout, ctx.ignore_index, ctx.max_columns, ctx.backend, *needed),
+            *(detached(upstream), ctx.layout, ctx.ignore_index, ctx.max_columns, ctx.backend, *needed),
         )
-        return *_handed_on(gradients, needed), *(None,) * 9
+        return *_handed_on(ctx, upstream, gradients), *(None,) * 9
 
 
 class _Total(torch.autograd.Function):
@@ -219,13 +227,16 @@ class _Total(torch.autograd.Function):
             return (None,) * 16
         gradients = ctx.saved_tensors
         if not known_ones(upstream):
-            gradients = tuple(one * upstream.detach() for one in gradients)
-        return *_handed_on(gradients, ctx.needs_input_grad[:3]), *(None,) * 13
+            gradients = tuple(one * detached(upstream) for one in gradients)
+        return *_handed_on(ctx, upstream, gradients), *(None,) * 13
 
 
-def _handed_on(gradients: tuple[Tensor, ...], needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+def _handed_on(ctx: Any, upstream: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     """Return the gradients that are needed; their derivatives are errors."""
-    return tuple(once(one, one.dtype, _NAME) if n else None for one, n in zip(gradients, needed, strict=True))
+    return tuple(
+        once(one, ctx, upstream, one.dtype, _NAME) if needed else None
+        for one, needed in zip(gradients, ctx.needs_input_grad[:3], strict=True)
+    )
 
 
 def _prepared(
@@ -242,9 +253,12 @@ def _prepared(
 ) -> tuple[Tensor, Tensor, Tensor | None, str]:
     """Validate what can be seen without reading values; return tensors as autocast wants them, and the backend."""
     check_kind(features, "features", LOGIT_DTYPES)
+    check_no_tangent(features, "features")
     check_kind(weight, "weight", LOGIT_DTYPES)
+    check_no_tangent(weight, "weight")
     if bias is not None:
         check_kind(bias, "bias", LOGIT_DTYPES)
+        check_no_tangent(bias, "bias")
     check_kinds(features, targets, layout, ignore_index)
     if _autocasts(features.device.type):
         dtype = torch.get_autocast_dtype(features.device.type)

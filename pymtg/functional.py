@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pymtg import _ops
+from pymtg import _ops, _reference
 from pymtg._assigned import assigned_cross_entropy
 from pymtg._backend import choose_backend
 from pymtg._batch_map import begun, ended
 from pymtg._checks import check_kinds, check_map, check_targets, check_task_weights
 from pymtg._linear import linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy
-from pymtg._once import known_ones, once, to_save, used_once
+from pymtg._once import batched, detached, known_ones, once, to_save, used_once
 from pymtg.errors import InvalidArgumentError
 from pymtg.tasks import TaskLayout
 
@@ -175,7 +175,7 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient = _recomputed(ctx, upstream) if ctx.recomputes else _scaled(ctx, upstream)
-        return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None
+        return once(gradient, ctx, upstream, ctx.dtype), None, None, None, None, None, None, None, None
 
 
 class _WeightedTotal(torch.autograd.Function):
@@ -211,7 +211,7 @@ class _WeightedTotal(torch.autograd.Function):
         if upstream is None:
             return (None,) * 10
         gradient = _recomputed(ctx, upstream) if ctx.recomputes else _scaled(ctx, upstream)
-        return once(gradient, ctx.dtype), None, None, None, None, None, None, None, None, None
+        return once(gradient, ctx, upstream, ctx.dtype), None, None, None, None, None, None, None, None, None
 
 
 def _keep(ctx: Any, left: Tensor, logits: Tensor, targets: Tensor, task_weights: Tensor | None) -> None:
@@ -229,19 +229,21 @@ def _scaled(ctx: Any, upstream: Tensor) -> Tensor:
     (gradient,) = ctx.saved_tensors
     if known_ones(upstream):
         return gradient
-    upstream = upstream.detach()
-    if _ops.scales_in_place(ctx.backend) and used_once():
+    many, upstream = batched(upstream), detached(upstream)
+    if _ops.scales_in_place(ctx.backend) and not many and used_once():
         _ops.scale_gradient_(gradient, upstream, ctx.layout, ctx.backend)
         return gradient
     if upstream.dim() == 0:
         return gradient * upstream
+    if many:  # in plain torch: an operator would be called for one after the other
+        return _reference.scale_gradient(gradient, upstream, TaskLayout.with_handle(ctx.layout))
     return _ops.scale_gradient(gradient, upstream, ctx.layout, ctx.backend)  # type: ignore[no-any-return]
 
 
 def _recomputed(ctx: Any, upstream: Tensor) -> Tensor:
     left, logits, targets, task_weights = ctx.saved_tensors
     gradient: Tensor = _ops.recomputed_gradient(
-        left, logits, targets, upstream.detach(), task_weights, ctx.layout, ctx.ignore_index, ctx.backend
+        left, logits, targets, detached(upstream), task_weights, ctx.layout, ctx.ignore_index, ctx.backend
     )
     return gradient
 

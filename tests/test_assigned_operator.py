@@ -90,6 +90,33 @@ def test_double_backward_is_refused(of: str, heads: Heads, backend: str) -> None
     (gradient,) = torch.autograd.grad(2 * total, leaf, create_graph=True)
     with pytest.raises(BackendError, match=r"^assigned_cross_entropy is differentiable once"):
         (gradient.square().sum() + leaf.square().sum()).backward()
+    for asked in (heads.logits, heads.assignment):
+        with pytest.raises(BackendError, match=r"^assigned_cross_entropy is differentiable once"):
+            torch.autograd.grad(gradient.square().sum() + asked.square().sum(), asked)
+
+
+@pytest.mark.parametrize("of", ["logits", "assignment"])
+def test_many_backward_passes_as_one(of: str, heads: Heads, backend: str) -> None:
+    total, _ = call(heads, backend)
+    leaf, many = getattr(heads, of), torch.randn(3)
+    expected = torch.stack([torch.autograd.grad(total, leaf, one, retain_graph=True)[0] for one in many])
+    got = torch.autograd.grad(total, leaf, many, retain_graph=True, is_grads_batched=True)[0]
+    torch.testing.assert_close(got, expected)
+    got = torch.vmap(lambda one: torch.autograd.grad(total, leaf, one, retain_graph=True)[0])(many)
+    torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, as it makes duals
+@pytest.mark.parametrize("of", ["logits", "assignment"])
+def test_forward_mode_is_refused(of: str, heads: Heads, backend: str) -> None:
+    given = {"logits": heads.logits.detach(), "assignment": heads.assignment.detach()}
+
+    def total(values: Tensor) -> Tensor:
+        own = given | {of: values}
+        return assigned_cross_entropy(own["logits"], heads.targets, own["assignment"], heads.layout, backend=backend)[0]
+
+    with pytest.raises(BackendError, match=f"{of} must not carry a tangent"):
+        torch.func.jvp(total, (given[of],), (torch.ones_like(given[of]),))
 
 
 def test_without_gradient(heads: Heads, backend: str) -> None:

@@ -305,6 +305,35 @@ def test_without_gradients_and_with_some(backend: str, generator: torch.Generato
         torch.testing.assert_close(only, torch.autograd.grad(expected, features)[0])
         with pytest.raises(BackendError, match="linear_multitask_cross_entropy is differentiable once"):
             only.square().sum().backward()
+        with pytest.raises(BackendError, match="linear_multitask_cross_entropy is differentiable once"):
+            torch.autograd.grad(only.square().sum() + features.square().sum(), features)
+
+
+def test_many_backward_passes_as_one(backend: str, generator: torch.Generator) -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    features, weight, bias = head(layout, 5, torch.float32, generator)
+    targets = torch.zeros(5, 2, dtype=torch.long)
+    for function in (linear_multitask_cross_entropy, weighted_linear_multitask_cross_entropy):
+        result = function(features, weight, bias, targets, layout, backend=backend)
+        losses = result if isinstance(result, Tensor) else result[0]
+        many = torch.randn(3, *losses.shape)
+        each = [torch.autograd.grad(losses, weight, one, retain_graph=True)[0] for one in many]
+        got = torch.autograd.grad(losses, weight, many, is_grads_batched=True)[0]
+        torch.testing.assert_close(got, torch.stack(each))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, as it makes duals
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_forward_mode_is_refused(at: int, backend: str, generator: torch.Generator) -> None:
+    layout = TaskLayout(["a", "b"], [2, 3])
+    given = [tensor.detach() for tensor in head(layout, 5, torch.float32, generator)]
+
+    def losses(values: Tensor) -> Tensor:
+        own = [values if i == at else tensor for i, tensor in enumerate(given)]
+        return linear_multitask_cross_entropy(*own, torch.zeros(5, 2, dtype=torch.long), layout, backend=backend)
+
+    with pytest.raises(BackendError, match=f"{('features', 'weight', 'bias')[at]} must not carry a tangent"):
+        torch.func.jvp(losses, (given[at],), (torch.ones_like(given[at]),))
 
 
 def test_second_backward(backend: str, generator: torch.Generator) -> None:

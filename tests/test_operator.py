@@ -81,6 +81,52 @@ def test_double_backward_is_refused(case: Case, backend: str) -> None:
             (gradient.square().sum() + case.logits.square().sum()).backward()
 
 
+@pytest.mark.parametrize("of", ["weight", "scale"])
+def test_a_second_derivative_in_some_tensors_only_is_refused(of: str, case: Case, backend: str) -> None:
+    """Autograd then runs only what leads to them: the gradient has to, or it were a constant in silence."""
+    leaves = {
+        "weight": torch.randn(7, case.layout.num_logits, requires_grad=True),
+        "scale": torch.ones(()).requires_grad_(),
+    }
+    logits = torch.randn(19, 7) @ leaves["weight"]
+    for function in (multitask_cross_entropy, weighted_multitask_cross_entropy):
+        result = function(logits, case.targets, case.layout, backend=backend)
+        total = (result[0] if isinstance(result, tuple) else result.sum()) * leaves["scale"]
+        (gradient,) = torch.autograd.grad(total, leaves["weight"], create_graph=True)
+        with pytest.raises(BackendError, match="multitask_cross_entropy is differentiable once"):
+            torch.autograd.grad(total + gradient.square().sum(), leaves[of])
+
+
+@pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
+def test_many_backward_passes_as_one(way: str, case: Case, backend: str) -> None:
+    """As jacobian(vectorize=True) has them, and TorchJD."""
+    for function in (multitask_cross_entropy, weighted_multitask_cross_entropy):
+        result = function(case.logits, case.targets, case.layout, backend=backend)
+        losses = result[0] if isinstance(result, tuple) else result
+        many = torch.randn(3, *losses.shape)
+        each = [torch.autograd.grad(losses, case.logits, one, retain_graph=True)[0] for one in many]
+
+        def grad(upstream: Tensor, losses: Tensor = losses, batched: bool = False) -> Tensor:
+            return torch.autograd.grad(losses, case.logits, upstream, retain_graph=True, is_grads_batched=batched)[0]
+
+        got = torch.vmap(grad)(many) if way == "vmap" else grad(many, batched=True)
+        torch.testing.assert_close(got, torch.stack(each))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, as it makes duals
+def test_forward_mode_is_refused(case: Case, backend: str) -> None:
+    """Torch would give a tangent of zero for an operator without such a derivative."""
+
+    def total(logits: Tensor) -> Tensor:
+        return multitask_cross_entropy(logits, case.targets, case.layout, backend=backend).sum()
+
+    logits = case.logits.detach()
+    with pytest.raises(BackendError, match="logits must not carry a tangent"):
+        torch.func.jvp(total, (logits,), (torch.ones_like(logits),))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(BackendError, match="logits must not carry a tangent"):
+        total(torch.autograd.forward_ad.make_dual(logits, torch.ones_like(logits)))
+
+
 def test_gradients_accumulate(case: Case, backend: str) -> None:
     expected = gradient_of(case, backend)
     for _ in range(3):
