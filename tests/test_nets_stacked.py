@@ -64,6 +64,12 @@ def tokens():
     return nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 4), nn.SiLU(), nn.LayerNorm((5, 4)), nn.Linear(4, 2))
 
 
+def without_channels():
+    """What pools over two dimensions takes [B, H, W] as well, whose rows are then pooled one by one."""
+    pools = nn.MaxPool2d(3, stride=1, padding=1), nn.AdaptiveAvgPool2d((2, 3))
+    return nn.Sequential(nn.Linear(4, 5), pools[0], nn.Tanh(), nn.Conv1d(5, 3, 2), pools[1], nn.Flatten())
+
+
 def nothing_to_learn():
     return nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
 
@@ -77,6 +83,7 @@ CASES = {
     "3d": (volume, (3, 1, 5, 5, 5)),
     "norm first": (norm_before_everything, (6, 3, 8, 8)),
     "tokens": (tokens, (6, 5, 3)),
+    "without channels": (without_channels, (6, 5, 4)),
     "nothing to learn": (nothing_to_learn, (3, 2, 4, 4)),
 }
 

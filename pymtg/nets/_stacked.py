@@ -29,12 +29,11 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout)
 _CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_POOLS: tuple[type[nn.Module], ...] = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-)
-_ROW_POOLS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)  # take [B, features], too
+_POOLS: dict[type[nn.Module], int] = {  # how many dimensions they pool over
+    **dict.fromkeys((nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d), 1),
+    **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), 2),
+    **dict.fromkeys((nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d), 3),
+}
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Softsign),
@@ -110,6 +109,7 @@ class _Converter:
     def __init__(self, branches: int, form: str) -> None:
         self.branches = branches
         self.form = form
+        self.dims = 0  # of maps that a convolution returned, without batch and channels
         self.layers: list[nn.Module] = []
 
     def add(self, path: str, modules: Sequence[nn.Module]) -> None:
@@ -135,6 +135,7 @@ class _Converter:
             self._append(Reshape("spread", self.branches), "rows")
         if self.form != form:
             self._append(Reshape(f"{self.form} to {form}", self.branches), form)
+            self.dims = 0
 
     def _append(self, layer: nn.Module, form: str) -> None:
         self.layers.append(layer)
@@ -153,6 +154,7 @@ class _Converter:
         if not shared:
             self.turn("maps")
         self._append(StackedConv(path, modules, shared), "maps")
+        self.dims = len(first.kernel_size)
 
     def _batch_norm(self, path: str, modules: Sequence[nn.Module]) -> None:
         first: Any = modules[0]
@@ -202,11 +204,17 @@ class _Converter:
         first: Any = modules[0]
         if getattr(first, "return_indices", False):
             raise CannotStackError(f"{named(path, first)} returns indices")
-        if self.form == "rows" and type(first) in _ROW_POOLS:
+        dims = _POOLS[type(first)]
+        if self.form == "rows" and dims == 1:  # takes [B, features], too
             raise CannotStackError(f"{named(path, first)} may pool along the features")
-        if self.form == "rows":
-            self.turn("maps")
-        self._append(copy.deepcopy(first), self.form)
+        if self.form == "shared" or (self.form == "maps" and self.dims == dims):
+            self._append(copy.deepcopy(first), self.form)
+            return
+        # Pools take values without channels too, [B, H, W]: side by side there a window would reach into a neighbour.
+        self.turn("rows")
+        for layer in (Reshape("rows to batch", self.branches), copy.deepcopy(first)):
+            self._append(layer, "batch")
+        self._append(Reshape("batch to rows", self.branches), "rows")
 
 
 _Rule = Callable[[_Converter, str, Sequence[nn.Module]], None]

@@ -231,6 +231,10 @@ class Reshape(nn.Module):
             return to_maps(values)
         if self.step == "maps to rows":
             return to_rows(values, self.branches)
+        if self.step == "rows to batch":
+            return values.flatten(0, 1)
+        if self.step == "batch to rows":
+            return values.view(self.branches, len(values) // self.branches, *values.shape[1:])
         if self.step == "flatten rows":
             return values.flatten(2)
         return to_rows(values.flatten(1), self.branches)  # "flatten maps"
