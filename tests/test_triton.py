@@ -9,9 +9,11 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,13 +34,17 @@ LAYOUTS = {
     "ragged": [1, 3, 1, 30, 2, 2],
 }
 FEW = ("tens", "ragged")
+VERSION = tuple(int(part) for part in version("triton").split(".")[:2]) if triton_suffices() else ()
+NUMPY = tuple(int(part) for part in np.__version__.split(".")[:2])
 
 
 @pytest.mark.timeout(1500)
+@pytest.mark.skipif(VERSION < (3, 7) and NUMPY >= (2, 4), reason="Triton's interpreter knows NumPy 2.4 since 3.7")
 def test_interpreted() -> None:
     """A process of its own: Triton reads the variable when it is imported."""
+    theirs = ["-W", "ignore:Conversion of an array:DeprecationWarning"] if VERSION < (3, 7) else []
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "triton_interpreted"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *theirs, "triton_interpreted"],
         cwd=HERE,
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -137,10 +143,11 @@ def test_compiles(
         kernel = compiled(launch, capability)
         assert kernel.asm["cubin"]
         report = report_of(kernel, capability, tmp_path)
-        # For one program more at a time ptxas may spill a few bytes; never an array.
+        # For one program more at a time ptxas may spill a few bytes; never an array. It gets more to do from Triton 3.6.
+        most = 16 if VERSION >= (3, 7) else 48
         (frame, spilled) = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", report)[0]
-        assert int(frame) <= 16, report
-        assert int(spilled) <= 16, report
+        assert int(frame) <= most, report
+        assert int(spilled) <= most, report
         (registers,) = re.findall(r"Used (\d+) registers", report)
         assert int(registers) <= 128, "fewer than four programs of 128 threads fit a multiprocessor"
 
