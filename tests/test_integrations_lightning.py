@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 from contextlib import nullcontext
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 
 import pytest
@@ -619,3 +621,23 @@ def test_without_lightning_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     with pytest.raises(ImportError, match=r"pip install 'pymtg\[lightning\]'"):
         import pymtg.integrations.lightning  # noqa: F401
+
+
+def test_processes_that_torch_starts_record_into_maps_of_their_own():
+    given_map = DataMap(M, LAYOUT)
+    sent = DataMapCallback(data_map=given_map)
+    there = pickle.loads(bytes(ForkingPickler.dumps(sent)))  # what a spawned process gets: tensors in shared memory
+    there._recording.record(torch.zeros(M, T), torch.ones(M, T), torch.arange(M))
+    assert there.data_map.count.eq(1).all()
+    assert given_map.count.eq(0).all(), "the process beside it would merge it in once more"
+
+
+@pytest.mark.parametrize("started", ["spawn", "fork", None])
+def test_a_map_that_stays_in_other_processes_is_told(started):
+    launcher = SimpleNamespace() if started is None else SimpleNamespace(_start_method=started)
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(launcher=launcher), is_global_zero=True, max_epochs=3, fast_dev_run=False
+    )
+    expected = nullcontext() if started is None else pytest.warns(UserWarning, match=f"of its own .'{started}'.")
+    with expected:
+        DataMapCallback().on_fit_start(trainer, None)

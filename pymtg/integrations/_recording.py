@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pymtg._checks import check_classification, check_sample_ids
 from pymtg._ranks import Ranks
+from pymtg._reference import MapState
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, RankError
 from pymtg.functional import multitask_cross_entropy
@@ -86,6 +87,13 @@ class MapRecording:
         self._epoch = 1
         self._open: int | None = None  # the epoch that was recorded into and has not ended
         self.num_batches = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # torch.multiprocessing hands tensors over in memory of all processes: each would merge the sum of all into it.
+        self.__dict__.update(state)
+        for one in (self.data_map, self._own):
+            if one is not None and one.state.words.is_cpu and one.state.words.is_shared():  # type: ignore[no-untyped-call]
+                one.state = MapState(*(tensor.clone() for tensor in one.state))
 
     # Recording
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -144,7 +145,16 @@ class DataMapCallback(Callback):  # type: ignore[misc, unused-ignore]
         return str(self._generate_state_key(name=self.name))
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Warn, on one rank, of snapshots asked for beyond the last epoch."""
+        """Warn, on one rank, of snapshots asked for beyond the last epoch, and of a map that does not come back."""
+        launcher = getattr(getattr(trainer, "strategy", None), "launcher", None)
+        started = getattr(launcher, "_start_method", None)  # None where it starts none from Python
+        if trainer.is_global_zero and started is not None:
+            warnings.warn(
+                f"the trainer's strategy trains in processes of its own ({started!r}), where the data map stays: the "
+                "callback's data_map in the process that called fit does not hold it. Save it from a callback's "
+                "on_train_end, or take it from a checkpoint",
+                stacklevel=2,
+            )
         endless = trainer.max_epochs is None or trainer.max_epochs < 0
         if trainer.is_global_zero and not endless and not trainer.fast_dev_run:  # which is one epoch, whatever is asked
             self._recording.warn_beyond(trainer.max_epochs, "the trainer's max_epochs")
