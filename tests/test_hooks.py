@@ -8,6 +8,7 @@ import gc
 import importlib
 import pickle
 import random
+import warnings
 import weakref
 from collections import OrderedDict, UserDict, namedtuple
 from types import MappingProxyType, SimpleNamespace
@@ -1041,6 +1042,24 @@ class TestCompile:
             loss.eval()
             step(loss)
         assert recorder.data_map.count[:3].flatten().tolist() == [2, 2, 0]
+
+    @pytest.mark.parametrize("names", [("input", "target"), ("target", "input"), ("target",)])
+    def test_a_compiled_loss_takes_its_arguments_by_name(self, names):
+        loss = torch.compile(nn.CrossEntropyLoss(), backend="eager")
+        logits, target = torch.eye(3, requires_grad=True), torch.tensor([0, 1, 1])
+        given = {"input": logits, "target": target}
+        with pymtg.record(loss, ONE, M) as recorder:
+            recorder.ids([0, 1, 2])
+            loss(*(given[n] for n in ("input", "target") if n not in names), **{n: given[n] for n in names})
+        assert recorder.data_map.correctness[:3].flatten().tolist() == [1, 1, 0]
+
+    def test_the_compiler_finds_nothing_to_warn_of_in_a_hook(self):
+        loss, target = nn.CrossEntropyLoss(), torch.zeros(2, dtype=torch.long)
+        with pymtg.record(loss, ONE, M) as recorder, warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            recorder.ids([0, 1])
+            torch.compile(lambda x: loss(x, target), backend="eager")(torch.zeros(2, 3, requires_grad=True))
+        assert not [str(one.message) for one in told if "_recorder.py" in str(one.message)]
 
     def test_a_hook_inside_a_compiled_region_breaks_the_graph(self):
         loss = nn.CrossEntropyLoss()

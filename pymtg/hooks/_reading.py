@@ -115,7 +115,8 @@ def call_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     """Return the first two arguments of a call ``loss(logits, targets)``, by position or by name."""
     given = args
     if kwargs and len(args) < 2:
-        given = tuple(inspect.signature(module.forward).bind(*args, **kwargs).arguments.values())
+        inner = getattr(module, "_orig_mod", module)  # a compiled one names no arguments
+        given = tuple(inspect.signature(inner.forward).bind(*args, **kwargs).arguments.values())
     if len(given) < 2:
         raise InvalidArgumentError(
             f"loss_or_model must be called as loss(logits, targets) after recorder.ids(ids); {type(module).__name__} "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -435,6 +434,10 @@ class _Hook:
         return (_Hook, ())
 
 
-@functools.cache
+_wrapped: list[Any] = []  # a list and no functools.cache, of which the compiler warns
+
+
 def _untraced() -> Any:
-    return torch.compiler.disable(Recorder._see)  # type: ignore[no-untyped-call]
+    if not _wrapped:
+        _wrapped.append(torch.compiler.disable(Recorder._see))  # type: ignore[no-untyped-call]
+    return _wrapped[0]
