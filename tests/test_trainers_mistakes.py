@@ -184,3 +184,71 @@ def test_integers_into_branches_of_ones_own(arrays):
         InvalidTypeError, match=r"inputs of a linear layer must be a floating-point tensor; got torch.int64"
     ):
         DMTGTrainer(net, LAYOUT, epochs=1).fit(((3 * arrays[0]).astype(int), arrays[1]))
+
+
+class Keeping(nn.Module):
+    """Keeps its last activations and a frozen mask with an infinity; normalises by what a hook computes."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.first, self.last = nn.utils.spectral_norm(nn.Linear(5, 8)), nn.Linear(8, outputs)
+        self.mask = nn.Parameter(torch.tensor([0.0, -torch.inf]), requires_grad=False)
+
+    def forward(self, inputs):
+        self.kept = self.first(inputs).relu()
+        return self.last(self.kept)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.spectral_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("init", ["joint", "fresh"])
+def test_networks_that_keep_activations_are_copied_after_training(init, arrays):
+    fitted = trainer(lambda layout: Keeping(layout.num_logits), init=init).fit(arrays)
+    assert [network.kept.requires_grad for network in (fitted.joint_model_, *fitted.models_)] == [True] * 3
+    assert fitted.predict_proba(arrays[0]).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.spectral_norm` is deprecated:FutureWarning")
+def test_branches_that_keep_activations_are_copied_after_training(arrays):
+    net = BranchedNet(lambda: Keeping(4), 2, LAYOUT, features=4, trunk=nn.Identity())
+    net(torch.ones(2, 5))
+    fitted = DMTGTrainer(net, LAYOUT, epochs=3, finetune_epochs=1, num_threads=1).fit(arrays)
+    assert fitted.predict_proba(arrays[0]).isfinite().all()
+
+
+def test_branches_that_return_no_tensor(arrays):
+    class Two(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(inputs), inputs
+
+    net = BranchedNet(lambda: Two(5, 4), 2, LAYOUT, features=4)
+    with pytest.raises(InvalidTypeError, match="branches must return a tensor of features; got tuple"):
+        DMTGTrainer(net, LAYOUT, epochs=2, num_threads=1).fit(arrays)
+
+
+def lazy(layout):
+    return nn.Sequential(nn.LazyBatchNorm1d(), nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(layout.num_logits))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.parametrize("init", ["joint", "fresh"])
+def test_lazy_layers_are_trained_together_as_one_by_one(init, arrays):
+    options = {"seed": 0, "init": init}
+    apart = trainer(lazy, specialise="one-by-one", **options).fit(arrays)
+    together = trainer(lazy, specialise="together", **options).fit(arrays)
+    expected = apart.predict_proba(arrays[0])
+    torch.testing.assert_close(together.predict_proba(arrays[0]), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_a_run_with_lazy_layers_is_gone_on_with_bit_for_bit(arrays, tmp_path):
+    def stop(stage, record):
+        if stage != "joint":
+            raise KeyError(stage)
+
+    options = {"seed": 0, "init": "joint"}
+    whole = trainer(lazy, **options).fit(arrays)
+    with pytest.raises(KeyError):
+        trainer(lazy, **options, checkpoint_dir=tmp_path, on_epoch_end=stop).fit(arrays)
+    resumed = trainer(lazy, **options, checkpoint_dir=tmp_path).fit(arrays, resume=True)
+    for one, other in zip(whole.models_, resumed.models_, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)

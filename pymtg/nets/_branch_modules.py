@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets._copying import copy_of
 from pymtg.nets.backbones import checked_size
 
 
 def branch_modules(branch: Any, num_branches: int) -> list[nn.Module]:
     """Return K modules: copies of a module, a factory's, or the given ones; typed errors for anything else."""
     if isinstance(branch, nn.Module) and not isinstance(branch, nn.ModuleList):
-        return [copy.deepcopy(branch) for _ in range(num_branches)]
+        return [copy_of(branch) for _ in range(num_branches)]
     if isinstance(branch, (nn.ModuleList, Sequence)) and not isinstance(branch, str):
         modules = list(branch)
         if len(modules) != num_branches:

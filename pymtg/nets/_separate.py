@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pymtg.errors import InvalidTypeError
+from pymtg.nets._copying import copy_of
 from pymtg.nets._slicing import forget
 
 
@@ -36,11 +37,15 @@ class SeparateBranches(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return features ``[K, B, ...]``."""
         copies = inputs.unbind() if self.fanned else [inputs] * len(self.each)
-        return torch.stack([branch(own_copy(branch, x)) for branch, x in zip(self.each, copies, strict=True)])
+        features = [branch(own_copy(branch, x)) for branch, x in zip(self.each, copies, strict=True)]
+        for one in features:
+            if not isinstance(one, Tensor):
+                raise InvalidTypeError(f"branches must return a tensor of features; got {type(one).__name__}")
+        return torch.stack(features)
 
     def module(self, k: int, copied: dict[int, Any] | None = None) -> nn.Module:
         """Return a copy of branch k; `copied`, handed from call to call, keeps shared what branches share."""
-        return copy.deepcopy(self.each[k], copied)
+        return copy_of(self.each[k], copied)
 
     def load(self, k: int, state: Mapping[str, Tensor]) -> None:
         """Set the weights and buffers of branch k."""

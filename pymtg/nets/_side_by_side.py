@@ -66,6 +66,7 @@ class SideBySide(nn.Module):
 
     def finite(self) -> list[bool]:
         """Return per network whether its weights, and so their sum, are finite."""
-        sums = torch.stack([stack.detach().flatten(1).sum(1).float() for stack in self.parameters()]).sum(0)
+        learned = (stack.detach() for stack in self.parameters() if stack.requires_grad)
+        sums = torch.stack([stack.flatten(1).sum(1).float() for stack in learned]).sum(0)
         found: list[bool] = sums.isfinite().tolist()
         return found

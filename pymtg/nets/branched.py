@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets._arrange import arranged
 from pymtg.nets._branch_modules import branch_modules, feature_width
+from pymtg.nets._copying import copy_of
 from pymtg.nets._heads import BranchedHeads, HeadFactory, HeadOutputs
 from pymtg.nets._joints import Aggregator, fan_out, scale_gradient
 from pymtg.nets._positions import checked_position, checked_positions
@@ -307,9 +307,7 @@ class BranchedNet(nn.Module):
         used = sorted(set(chosen))
         heads = self.heads
         copied: dict[int, Any] = {}  # of all copies: what the parts share they go on sharing
-        custom = {
-            name: copy.deepcopy(heads.head(chosen[self.layout.index(name)], name), copied) for name in heads.custom
-        }
+        custom = {name: copy_of(heads.head(chosen[self.layout.index(name)], name), copied) for name in heads.custom}
         linear: list[nn.Linear | None] = []
         for k in used:
             tasks = [name for t, name in enumerate(self.layout) if chosen[t] == k and name not in custom]
@@ -320,7 +318,7 @@ class BranchedNet(nn.Module):
             [self.branches.module(k, copied) for k in used],
             linear,
             custom,
-            copy.deepcopy(self.trunk, copied),
+            None if self.trunk is None else copy_of(self.trunk, copied),
             [self.branch_ids[k] for k in used],
         )
         return pruned.train(self.training)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -17,6 +16,7 @@ from pymtg._ranges import span
 from pymtg.branched_loss import BranchedLoss
 from pymtg.errors import InvalidArgumentError
 from pymtg.losses import MultiTaskLoss
+from pymtg.nets._copying import copy_of
 from pymtg.nets.assignment import TaskAssignment
 from pymtg.nets.branched import BranchedNet
 from pymtg.nets.grouped import GroupedNet
@@ -236,7 +236,7 @@ class DMTGRun(Run):
         undecided = theta.shape[1] > 1 and bool((theta == theta[:, :1]).all())
         if not undecided or record.epoch == self.job.epochs:
             self.best = Best(score, record.epoch)
-            self.best_network = copy.deepcopy(self.network)
+            self.best_network = copy_of(self.network)
 
     def best_state(self) -> dict[str, Any]:
         """Return what is kept of the best epoch, for a checkpoint."""
@@ -268,7 +268,7 @@ class DMTGRun(Run):
         """Take what :meth:`own_state` returned; branches that were dropped are dropped."""
         for name, value in state["trace"].items():
             setattr(self.job.trace, name, list(value) if name == "probabilities" else value)
-        self._whole = copy.deepcopy(self.network)
+        self._whole = copy_of(self.network)
         _keep_branches(self.network, state["branches"], self.optimizers)
 
     def figures(self) -> dict[str, Any]:

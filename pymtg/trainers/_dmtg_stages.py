@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets._copying import copy_of
 from pymtg.nets.assignment import TaskAssignment
 from pymtg.nets.branched import BranchedNet
 from pymtg.nets.grouped import GroupedNet
@@ -72,7 +72,7 @@ class NetMaker:
         groups = 3 if self.num_groups is None else self.num_groups
         waiting = [made]  # the first of the K is there already
         return BranchedNet.from_factory(
-            lambda own: waiting.pop() if waiting else copy.deepcopy(self.net(own)), self.layout, groups
+            lambda own: waiting.pop() if waiting else copy_of(self.net(own)), self.layout, groups
         )
 
     def single(self) -> MultiHeadNet:
@@ -89,13 +89,13 @@ class NetMaker:
 
     def _made(self) -> BranchedNet | MultiHeadNet:
         if isinstance(self.net, BranchedNet):
-            return copy.deepcopy(self.net)
+            return copy_of(self.net)
         made = self.net(self.layout)
         if not isinstance(made, (BranchedNet, MultiHeadNet)):
             raise InvalidTypeError(f"net must make a BranchedNet or a MultiHeadNet; it made a {type(made).__name__}")
         if made.layout != self.layout:
             raise InvalidArgumentError("net must make a network for the layout it is called with; theirs differ")
-        return copy.deepcopy(made)  # a factory may hand out one that it keeps
+        return copy_of(made)  # a factory may hand out one that it keeps
 
 
 def network_maker(net: Any, layout: TaskLayout, num_groups: int | None) -> NetMaker:

@@ -290,7 +290,8 @@ class Run:
             if pause is not None and self.batch < self.batches:
                 pause(self)
         with torch.no_grad():  # finite if all weights are
-            state = torch.stack([p.sum().float() for p in self.network.parameters()]).sum()
+            learned = (p for p in self.network.parameters() if p.requires_grad)  # what is frozen may hold infinities
+            state = torch.stack([p.sum().float() for p in learned]).sum()
         if self.ranked is not None:
             sums = self.ranked.total(sums)
         return torch.cat([state[None], sums / self.train.num_samples])

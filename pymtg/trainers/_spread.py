@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from pymtg._ranks import Ranks
+from pymtg.nets._copying import copy_of
 from pymtg.trainers import _stopping
 from pymtg.trainers._agreement import RankedAgreement, Wish
 from pymtg.trainers._keeper import FileKeeper, Keeper
@@ -90,7 +90,7 @@ def _received(setting: Setting, state: dict[str, Any], start: nn.Module | None, 
     """Return a network that another rank has trained."""
     device = setting.config.torch_device
     with seeded(setting.seed, device):  # the caller's random states are left alone
-        network = setting.build(setting.layout) if start is None else copy.deepcopy(start)
+        network = setting.build(setting.layout) if start is None else copy_of(start)
     load_weights(network, state["network"])
     return Trained(network.to(device).train(like.training), stage_of(state))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 import weakref
@@ -13,16 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pymtg._ranks import Ranks
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets._copying import copy_of
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source
 from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._loop import Job, Trained, train_network
 from pymtg.trainers._monitor import check_monitor
-from pymtg.trainers._predict import class_probabilities, forward_all
+from pymtg.trainers._predict import class_probabilities, evaluating, forward_all, weight_dtype, with_dtype
 from pymtg.trainers._progress import Reporter
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_int
@@ -75,7 +76,16 @@ class Setting:
             if any(earlier() is network for earlier in self.built):
                 raise InvalidArgumentError("model must build a new network at each call; it returned one a second time")
             self.built.append(weakref.ref(network))
+            self._give_shapes(network)
         return network
+
+    def _give_shapes(self, network: nn.Module) -> None:
+        """Run a batch through lazy layers: what comes next asks for their weights, or goes by their types."""
+        if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+            network.to(self.config.torch_device)
+            _, inputs, _ = next(iter(self.train.in_order()))
+            with evaluating(network), torch.no_grad():
+                network(with_dtype(inputs, weight_dtype(network)))
 
     @classmethod
     def of(
@@ -150,7 +160,7 @@ class Setting:
         """Train network k with task weights [T], from a copy of `start` or afresh."""
         job = Job(
             name=f"{name} {k}",
-            build=(lambda: self.build(self.layout)) if start is None else (lambda: copy.deepcopy(start)),
+            build=(lambda: self.build(self.layout)) if start is None else (lambda: copy_of(start)),
             layout=self.layout,
             seed=stage_seed(self.seed, "group", k),
             epochs=epochs,

@@ -6,7 +6,6 @@ loop, its loss, its checkpoints and its scores serve them as they are; histories
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from pymtg.nets._arrange import worthwhile
+from pymtg.nets._copying import copy_of
 from pymtg.nets._side_by_side import SideBySide
 from pymtg.nets._stacked import CannotStackError
 from pymtg.tasks import TaskLayout
@@ -232,13 +232,13 @@ class _Orders:
 def _network(setting: Setting, seed: int, start: nn.Module | None) -> nn.Module:
     """Return a copy of `start`, or a new network whose weights are drawn as they are drawn for it alone."""
     if start is not None:
-        return copy.deepcopy(start)
+        return copy_of(start)
     with seeded(seed, setting.config.torch_device):
         return checked_network(setting.build(setting.layout))
 
 
 def _pair(network: nn.Module) -> SideBySide:
-    return SideBySide([network, copy.deepcopy(network)])
+    return SideBySide([network, copy_of(network)])
 
 
 def _small_steps(network: nn.Module, batch_size: int) -> bool:
