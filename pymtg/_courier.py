@@ -7,8 +7,10 @@ again in the next step finds what the last one wrote. Reading the map waits for 
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from pymtg.tasks import TaskLayout
 MOST_ON_THE_WAY = 4
 """Batches between the device and the map: with more, a step waits for the oldest."""
 
+_couriers: weakref.WeakSet[Courier] = weakref.WeakSet()
+
 
 class Courier:
     """Brings batches from a device to a map's state in host memory."""
@@ -32,6 +36,7 @@ class Courier:
         self._on_the_way: deque[Future[None]] = deque()
         self._worker: ThreadPoolExecutor | None = None
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        _couriers.add(self)
 
     def begin(self, sample_ids: Tensor, device: torch.device) -> tuple[MapState, Tensor]:
         """Return a map of a batch on a device, for a loss to record into, and the ids to record at there."""
@@ -108,3 +113,17 @@ class Courier:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["state"])  # type: ignore[misc]
+
+
+def _before_fork() -> None:
+    for courier in list(_couriers):
+        wait(courier._on_the_way)  # what went wrong there is left to be raised where the map is read
+
+
+def _in_forked() -> None:
+    for courier in list(_couriers):
+        courier._worker = None  # a process that was forked does not have the thread
+
+
+if hasattr(os, "register_at_fork"):  # where processes can be forked
+    os.register_at_fork(before=_before_fork, after_in_child=_in_forked)

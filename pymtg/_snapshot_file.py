@@ -68,7 +68,8 @@ class FileSnapshot(Snapshot):
         return f"FileSnapshot(epoch={self.epoch})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Snapshot, (self.epoch, self.words, self.counts, self.ddof)
+        # Arrays: torch hands tensors to processes as descriptors, closed when these tensors, made for this, are gone.
+        return _in_memory, (self.epoch, self.words.numpy(), self.counts.numpy(), self.ddof)
 
     def parts(self) -> Iterator[Snapshot]:
         words, counts = self._blocks
@@ -116,6 +117,10 @@ class SnapshotFile:
         left = values.contiguous().numpy(force=True).reshape(-1).view(np.uint8).data
         while left:
             left = left[self._nameless.file.write(left) :]
+
+
+def _in_memory(epoch: int, words: np.ndarray, counts: np.ndarray, ddof: int) -> Snapshot:
+    return Snapshot(epoch, torch.from_numpy(words), torch.from_numpy(counts), ddof)
 
 
 def _aligned(offset: int) -> int:

@@ -192,8 +192,7 @@ class DiskStore(SnapshotStore):
         return _restored(self.directory, self.file.snapshots)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        plain = [Snapshot(s.epoch, s.words, s.counts, s.ddof) for s in self.file.snapshots]
-        return _restored, (self.directory, plain)
+        return _restored, (self.directory, list(self.file.snapshots))
 
 
 def _restored(directory: str | os.PathLike[str] | None, snapshots: Sequence[Snapshot]) -> DiskStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import pickle
 import threading
 import time
@@ -168,3 +169,24 @@ def test_reset_and_errors() -> None:
     assert not data_map.count.any()
     with pytest.raises(InvalidArgumentError, match="storage must be 'cpu' or None; got 'disk'"):
         DataMap(3, layout, storage="disk")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes cannot be forked")
+def test_a_forked_process_goes_on_with_the_map() -> None:
+    layout = TaskLayout.binary(["a"])
+    data_map = DataMap(3, layout, storage="cpu")
+    p, ids = torch.full((3, 1), 0.5), torch.arange(3)
+
+    def go_on() -> None:
+        data_map.update(p, ids)
+        assert data_map.count.eq(2).all()
+
+    data_map.update(p, ids)  # on its way, or recorded by a thread that the other process does not have
+    process = multiprocessing.get_context("fork").Process(target=go_on)
+    process.start()
+    process.join(60)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
+    assert data_map.count.eq(1).all()

@@ -400,3 +400,13 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert re.fullmatch(r"pymtg cluster: snapshots must come from kept .*snapshots='disk'.*\n", capsys.readouterr().err)
     assert main([*stg, "--snapshots", "gram", "--mode", "points", "--out", str(tmp_path / "no")]) == 2
     assert capsys.readouterr().err.startswith("pymtg stg: --snapshots must be 'memory', 'disk' or 'auto' for mode")
+
+
+def test_a_map_with_snapshots_on_disk_is_handed_to_a_spawned_process(tmp_path: Path) -> None:
+    data_map = DataMap(3, TaskLayout.binary(["a", "b"]), snapshots="disk", directory=tmp_path)
+    data_map.update(torch.full((3, 2), 0.5), torch.arange(3))
+    data_map.snapshot(1)
+    process = torch.multiprocessing.get_context("spawn").Process(target=DataMap.gram, args=(data_map,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
