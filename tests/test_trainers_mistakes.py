@@ -252,3 +252,13 @@ def test_a_run_with_lazy_layers_is_gone_on_with_bit_for_bit(arrays, tmp_path):
     resumed = trainer(lazy, **options, checkpoint_dir=tmp_path).fit(arrays, resume=True)
     for one, other in zip(whole.models_, resumed.models_, strict=True):
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
+@pytest.mark.parametrize("amp", [False, True])
+def test_the_modes_around_a_fit_play_no_part(mode, amp, arrays):
+    plain = trainer(seed=0, amp=amp).fit(arrays)
+    with mode():
+        within = trainer(seed=0, amp=amp).fit(arrays)
+    for one, other in zip((plain.joint_model_, *plain.models_), (within.joint_model_, *within.models_), strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)

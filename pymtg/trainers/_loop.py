@@ -25,7 +25,14 @@ from pymtg.trainers._batches import Batch, BatchSource
 from pymtg.trainers._errors import NonFiniteLossError
 from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._monitor import monitored, weighted_score
-from pymtg.trainers._predict import autocast, checked_logits, forward_all, weight_dtype, with_dtype
+from pymtg.trainers._predict import (
+    autocast,
+    checked_logits,
+    forward_all,
+    weight_dtype,
+    with_dtype,
+    without_autocast,
+)
 from pymtg.trainers._progress import Reporter
 from pymtg.trainers._ranked_steps import RankedSteps
 from pymtg.trainers._seeding import seeded
@@ -69,7 +76,7 @@ def train_network(
     kind: type[Run] | None = None,
     keeper: Keeper | None = None,
 ) -> Trained:
-    """Build and train one network; the caller's random states are left alone.
+    """Build and train one network, whatever the caller's modes; the caller's random states are left alone.
 
     `kind` is the sort of run, plain if not given. `keeper` saves it on the way, and restores what it has of it.
 
@@ -81,7 +88,8 @@ def train_network(
         If the model's output does not fit the layout.
     """
     keeper = Keeper() if keeper is None else keeper
-    with stage_range(job.name), seeded(job.seed, config.torch_device):
+    device = config.torch_device
+    with stage_range(job.name), seeded(job.seed, device), torch.enable_grad(), without_autocast(device):
         run = (Run if kind is None else kind)(job, config, train, val)
         stage = keeper.begin(run)
         reporter.restored(job.name, run.networks * (len(run.history) if stage is None else job.epochs))

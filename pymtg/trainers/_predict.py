@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ __all__ = [
     "predicted_values",
     "weight_dtype",
     "with_dtype",
+    "without_autocast",
 ]
 
 
@@ -123,6 +124,16 @@ def autocast(config: TrainConfig) -> torch.autocast:
     """Return the autocast block of a configuration (disabled where amp is off)."""
     dtype = config.amp_dtype
     return torch.autocast(config.torch_device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a block without the caller's autocast, which would reach backward passes too.
+
+    Where there is one, cast weights are not kept: they would be for as long as the outermost block lasts, all steps.
+    """
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False, cache_enabled=False)
 
 
 def class_probabilities(logits: torch.Tensor, layout: TaskLayout) -> torch.Tensor:
