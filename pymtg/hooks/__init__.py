@@ -50,6 +50,7 @@ def record(
     inside a compiled region breaks the graph there (an error with ``fullgraph=True``), and if it is hooked after
     the region was compiled, its hook is never called; :meth:`Recorder.snapshot` raises where nothing was recorded.
     ``nn.DataParallel``: attach to the wrapper or to the loss, not to the module inside.
+    A loss that works on its logits in place is seen after it has: attach to the model.
 
     Parameters
     ----------
