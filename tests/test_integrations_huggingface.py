@@ -396,6 +396,16 @@ def test_snapshots_beyond_the_last_epoch_are_warned_of(tmp_path, recwarn, asked,
     assert not found or f"must not go beyond the training's number of epochs (2); got {named}:" in found[0]
 
 
+@pytest.mark.parametrize("sizes", [(6, 11), (11, 6)])
+def test_training_again_on_another_set_takes_its_size(tmp_path, sizes):
+    run = train(tmp_path)
+    whole = run.train_dataset
+    for size in sizes:
+        run.train_dataset = [whole[i] for i in range(size)]
+        run.train()
+        assert run.data_map.count.flatten().tolist() == [2] * size
+
+
 def test_training_again_begins_an_empty_map(tmp_path):
     run = train(tmp_path)
     run.train()

@@ -347,6 +347,13 @@ def test_a_fit_from_the_start_begins_an_empty_map_and_one_that_goes_on_keeps_it(
     assert first is not run
 
 
+def test_a_fit_from_the_start_takes_the_size_of_its_training_set():
+    callback = DataMapCallback()
+    for size in (7, M, 5):
+        fit(Net(), callback, with_ids(Subset(data(), range(size))), max_epochs=1)
+        assert callback.data_map.count[:, 0].tolist() == [1] * size
+
+
 class ByHand(Net):
     """Steps that Lightning does not count."""
 

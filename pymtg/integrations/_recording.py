@@ -63,7 +63,8 @@ class MapRecording:
         directory: str | os.PathLike[str] | None = None,
     ) -> None:
         self.layout = _checked_layout(layout)
-        self.num_samples = num_samples
+        self._asked_samples = num_samples
+        self._expected_samples: int | None = None
         self.ignore_index = MISSING if ignore_index is None else ignore_index
         self.snapshot_epochs = _checked_epochs(snapshot_epochs)
         self._options: dict[str, Any] = {"missing": missing, "ddof": ddof}
@@ -98,9 +99,13 @@ class MapRecording:
     # Recording
 
     def expect(self, num_samples: int) -> None:
-        """Say how many samples there are, for a map that was not told."""
-        if self.num_samples is None and self.data_map is None:
-            self.num_samples = num_samples
+        """Say how many samples the training set has, for the next map to begin, unless one was told."""
+        self._expected_samples = num_samples
+
+    @property
+    def num_samples(self) -> int | None:
+        """M of a map that begins now; None if it is not known."""
+        return self._expected_samples if self._asked_samples is None else self._asked_samples
 
     def warn_beyond(self, last: int, limit: str) -> None:
         """Warn of snapshots asked for after the `last` epoch, which `limit`, an argument of the trainer, sets."""
