@@ -17,11 +17,11 @@ ESTIMATORS = [
     FuzzyKMeans(3, mode="fuzzy-cmeans", algorithm="lloyd", n_init=2),
     FuzzyKMeans("auto", n_init=2, cluster_range=(2, 4)),
 ]
-CHECKS = parametrize_with_checks(ESTIMATORS).mark
+CHECKS = parametrize_with_checks(ESTIMATORS).mark  # with an iterator in scikit-learn 1.7
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters:sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)  # scikit-learn 1.7 has an iterator there
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
 def test_scikit_learn_contract(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # some checks raise those of scikit-learn's own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg.nets._copying import copy_of
 from pymtg.nets._positions import checked_positions
 from pymtg.nets._separate import own_copy
 from pymtg.nets.multihead import MultiHeadNet
@@ -109,7 +109,7 @@ class GroupedNet(nn.Module):
         used = sorted(set(chosen))
         copied: dict[int, Any] = {}  # of all copies: what the networks share they go on sharing
         heads = [_head(nets[k], [t for t, own in enumerate(chosen) if own == k]) for k in used]
-        branches = [copy.deepcopy(nets[k].backbone, copied) for k in used]
+        branches = [copy_of(nets[k].backbone, copied) for k in used]
         return cls(layout, [used.index(k) for k in chosen], branches, heads, {}, branch_ids=used).eval()
 
     def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
