@@ -219,6 +219,57 @@ def test_keep_best_keeps_the_best_epoch(tiny, tmp_path):
     assert [stage["best_epoch"] for stage in stages] == [1 + int(np.argmax(stage["val_score"])) for stage in stages]
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "sign"),
+    [([], "balanced_accuracy", 1), (["--monitor", "loss"], "loss", -1), (["--monitor", "roc_auc"], "roc_auc", 1)],
+)
+def test_the_monitor_chooses_the_best_epoch_and_is_named(tiny, tmp_path, words, name, sign):
+    for command in ("stg", "dmtg"):
+        out = tmp_path / command
+        asked = [command, *tiny[1:9], "--quiet", "--val-size", "0.2", "--keep-best", "--epochs", "3", "--lr", "0.3"]
+        run(*asked, "--out", out, *words)
+        metrics = metrics_of(out)
+        assert metrics["settings"]["monitor"] == name
+        stages = [stage for stage in metrics["stages"] if stage["name"] != "grouping"]
+        assert [stage["best_epoch"] for stage in stages] == [1 + int(np.argmax(stage["val_score"])) for stage in stages]
+        assert all(sign * score > 0 for stage in stages for score in stage["val_score"])
+        assert f"<dt>monitor</dt><dd>{name}</dd>" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_monitor_from_a_file_and_in_a_comparison(tiny, few, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text('monitor = "roc_auc"\nval-size = 0.2\n')
+    run(*tiny, "--config", file, "--epochs", "1", "--out", tmp_path / "stg")
+    assert metrics_of(tmp_path / "stg")["settings"]["monitor"] == "roc_auc"
+    run(*tiny, "--config", file, "--monitor", "auto", "--val-size", "0", "--epochs", "1", "--out", tmp_path / "stg")
+    assert metrics_of(tmp_path / "stg")["settings"]["monitor"] is None
+    found = {}
+    for monitor in ("auto", "loss"):
+        words = ["--seeds", "1", "--methods", "mtl", "--views", "best", "--max-epochs", "6", "--lr", "0.3"]
+        run(*few, *words, "--monitor", monitor, "--out", tmp_path / monitor)
+        found[monitor] = json.loads((tmp_path / monitor / "comparison.json").read_text(encoding="utf-8"))
+    assert [one["settings"]["monitor"] for one in found.values()] == ["balanced_accuracy", "loss"]
+    assert found["loss"]["views"]["best"]["title"] == "best validation epoch within 6, by loss"
+    assert found["loss"]["views"]["best"]["methods"] != found["auto"]["views"]["best"]["methods"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--monitor", "luck", "--val-size", "0.2"], "--monitor must be one of auto, accuracy, .*, loss; got 'luck'"),
+        (["--monitor", "r2", "--val-size", "0.2"], "--monitor must suit the tasks, .* classification; got 'r2'"),
+        (["--monitor", "f1"], "--monitor needs a validation set: give its share of the rows with --val-size"),
+    ],
+)
+def test_monitors_that_choose_nothing(tiny, few, tmp_path, capsys, words, message):
+    for command in ("stg", "dmtg"):
+        assert main([command, *tiny[1:9], "--out", str(tmp_path / "o"), *words]) == 2
+        assert re.fullmatch(f"pymtg {command}: {message}\n", capsys.readouterr().err)
+    assert main([*few, "--out", str(tmp_path / "o"), "--views", "best", *words[:2]]) == (0 if words[1] == "f1" else 2)
+    assert main([*few, "--out", str(tmp_path / "o"), "--monitor", "f1"]) == 2
+    assert "--monitor needs the view 'best'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["tiny", "few"])
 def test_threads_are_taken_and_given_back(command, tmp_path, monkeypatch, request):
     taken, before = [], torch.get_num_threads()

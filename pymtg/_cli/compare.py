@@ -10,6 +10,7 @@ import typer
 
 from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
+from pymtg._cli.errors import CommandError
 
 if TYPE_CHECKING:
     from pymtg.trainers import Comparison
@@ -40,8 +41,8 @@ def compare(
         typer.Option(
             "--views",
             metavar="V,V,...",
-            help="Some of fixed (--epochs a network), best (each network's best validation epoch within --max-epochs), "
-            "equal (as many epochs in all for every method).",
+            help="Some of fixed (--epochs a network), best (each network's best epoch by --monitor, within "
+            "--max-epochs), equal (as many epochs in all for every method).",
         ),
     ] = _ALL,
     max_epochs: Annotated[
@@ -75,6 +76,7 @@ def compare(
     workers: img.Workers = 0,
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
+    monitor: opt.Monitor = "auto",
     device: opt.Device = None,
     amp: opt.Amp = None,
     threads: opt.Threads = 1,
@@ -120,8 +122,11 @@ def compare(
         num_workers=workers,
         device=device,
         amp=opt.precision(amp),
+        monitor=opt.monitor_of(monitor),
         num_threads=threads,
     )
+    if training.monitor is not None and "best" not in options["views"]:
+        raise CommandError("--monitor needs the view 'best', in which it chooses epochs; --views leaves it out")
     of_the_set = (targets, attributes, image_size, images)
     first = load_data(data, 0, test_size, val_size, *of_the_set)
     check_decay(

@@ -10,6 +10,7 @@ import typer
 
 from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
+from pymtg._cli import run_options as runs
 from pymtg._cli.errors import CommandError, require
 
 if TYPE_CHECKING:
@@ -121,17 +122,21 @@ def dmtg(
     test_size: opt.TestSize = 1 / 3,
     val_size: opt.ValSize = 0.0,
     keep_best: Annotated[
-        bool, opt.switch("--keep-best", help="Keep each stage's best epoch on the validation set; needs --val-size.")
+        bool,
+        opt.switch(
+            "--keep-best", help="Keep each stage's best epoch on the validation set, by --monitor; needs --val-size."
+        ),
     ] = False,
+    monitor: opt.Monitor = "auto",
     device: opt.Device = None,
     amp: opt.Amp = None,
     threads: opt.Threads = 1,
-    checkpoint_every: opt.CheckpointEvery = "10min",
-    resume: opt.Resume = False,
-    log: opt.Log = None,
-    tensorboard: opt.TensorBoard = None,
-    profile: opt.Profile = None,
-    rank_timeout: opt.RankTimeout = "10min",
+    checkpoint_every: runs.CheckpointEvery = "10min",
+    resume: runs.Resume = False,
+    log: runs.Log = None,
+    tensorboard: runs.TensorBoard = None,
+    profile: runs.Profile = None,
+    rank_timeout: runs.RankTimeout = "10min",
     quiet: opt.Quiet = False,
     config: img.Config = None,
 ) -> None:
@@ -145,7 +150,15 @@ def dmtg(
     from pymtg._cli.networks import chosen_network
     from pymtg._cli.ranks import join_ranks, shown_ranks
     from pymtg._cli.reference import load_reference
-    from pymtg._cli.run_setup import check_decay, check_place, decay_of, load_data, shown_decay
+    from pymtg._cli.run_setup import (
+        check_decay,
+        check_monitor,
+        check_place,
+        decay_of,
+        load_data,
+        shown_decay,
+        shown_monitor,
+    )
     from pymtg.trainers import DMTGTrainer
 
     require("matplotlib", "jinja2", extra="report")
@@ -166,6 +179,7 @@ def dmtg(
         "lr": lr,
         "batch_size": batch_size,
         "keep_best": keep_best,
+        "monitor": opt.monitor_of(monitor),
         "num_threads": threads,
         "num_workers": workers,
         "seed": seed,
@@ -181,6 +195,7 @@ def dmtg(
     leads = join_ranks(device, rank_timeout)
     checkpoints = checkpoint_directory(out, resume, leads)
     tasks = load_data(data, seed, test_size, val_size, *of_the_set)
+    check_monitor(settings["monitor"], tasks)
     net = chosen_network(tasks, network, hidden, for_images="celeba")
     stored = None if reference is None else load_reference(reference, tasks.layout.names)
     trainer = DMTGTrainer(
@@ -207,6 +222,7 @@ def dmtg(
         "trunk": net.shown_trunk(trunk),
         **net.described(),
         **shown_decay(scheduler),
+        **shown_monitor(settings["monitor"], tasks),
         **shown_ranks(),
         "gradient_scaling": gradient_scaling,
         "test_size": test_size,

@@ -20,7 +20,6 @@ __all__ = [
     "AssignmentLearningRate",
     "AssignmentWarmup",
     "BatchSize",
-    "CheckpointEvery",
     "Data",
     "Device",
     "Epochs",
@@ -29,15 +28,12 @@ __all__ = [
     "Hidden",
     "Init",
     "LearningRate",
-    "Log",
     "MilestoneFactor",
     "Milestones",
     "Mode",
+    "Monitor",
     "OutDirectory",
-    "Profile",
     "Quiet",
-    "RankTimeout",
-    "Resume",
     "Sampling",
     "Schedule",
     "SnapshotEpochs",
@@ -46,7 +42,6 @@ __all__ = [
     "SpecialisedEpochs",
     "Targets",
     "Temperature",
-    "TensorBoard",
     "TestSize",
     "Threads",
     "ValSize",
@@ -54,6 +49,7 @@ __all__ = [
     "command",
     "given",
     "group_count",
+    "monitor_of",
     "place",
     "precision",
     "snapshot_epochs_of",
@@ -204,6 +200,15 @@ AssignmentWarmup = Annotated[
     float,
     typer.Option("--assignment-warmup", help="Share of the steps, from the first, in which the assignment rests."),
 ]
+Monitor = Annotated[
+    str,
+    typer.Option(
+        "--monitor",
+        metavar="NAME|auto",
+        help="Score of the validation set, by which the best epoch is chosen: accuracy, balanced_accuracy, f1, "
+        "roc_auc, average_precision, r2, rmse, or loss. By default balanced_accuracy, of regression tasks r2.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option("--device", help="Where to train, such as cpu or cuda:0; by default CUDA where there is one."),
@@ -239,59 +244,7 @@ ValSize = Annotated[
     float,
     typer.Option("--val-size", help="Share of the rows to validate on; CelebA has a validation set of its own."),
 ]
-CheckpointEvery = Annotated[
-    str,
-    typer.Option(
-        "--checkpoint-every",
-        metavar="N|TIME",
-        help="When to save in DIR/checkpoints what --resume goes on from: every N epochs, or after a time such as 30s, "
-        "10min or 2h, or both (5,10min). Ctrl-C and SIGTERM save too.",
-    ),
-]
-Resume = Annotated[
-    bool,
-    switch(
-        "--resume", help="Go on from the newest good checkpoint of a run that was stopped, or begin if there is none."
-    ),
-]
-Log = Annotated[
-    Path | None,
-    typer.Option(
-        "--log",
-        metavar="FILE.jsonl",
-        parser=place("--log", "file"),
-        help="Write a JSON object per epoch: loss, score, seconds, time left.",
-    ),
-]
-TensorBoard = Annotated[
-    Path | None,
-    typer.Option(
-        "--tensorboard",
-        metavar="DIR",
-        parser=place("--tensorboard", "directory"),
-        help="Write TensorBoard's files: every stage's scalars epoch by epoch, groups and data map at the end.",
-    ),
-]
-Profile = Annotated[
-    Path | None,
-    typer.Option(
-        "--profile",
-        metavar="DIR",
-        parser=place("--profile", "directory"),
-        help="Profile the run: DIR/pymtg.pt.trace.json for Perfetto, Chrome or TensorBoard, and where the time went.",
-    ),
-]
 Quiet = Annotated[bool, switch("--quiet", help="No progress and no tables: write the files, report errors only.")]
-
-
-RankTimeout = Annotated[
-    str,
-    typer.Option(
-        "--rank-timeout",
-        metavar="TIME",
-        help="Of a run that torchrun started on several ranks: how long one waits for another before it ends.",
-    ),
-]
 
 
 def given(context: typer.Context, *names: str) -> list[str]:
@@ -339,6 +292,13 @@ def choice(option: str, word: str, known: tuple[str, ...]) -> str:
 def precision(word: str | None) -> bool | str:
     """Return what trainers take as `amp`."""
     return False if word is None else choice("--amp", word, ("bfloat16", "float16"))
+
+
+def monitor_of(word: str) -> str | None:
+    """Return what trainers take as `monitor`; whether it suits the tasks, they see themselves."""
+    from pymtg.trainers.config import MONITORS
+
+    return None if word == "auto" else choice("--monitor", word, ("auto", *MONITORS))
 
 
 def temperature_of(words: str, schedule: str | None) -> TemperatureSchedule:

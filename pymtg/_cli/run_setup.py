@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
     from pymtg.data import TaskData
 
-__all__ = ["MilestoneDecay", "check_decay", "check_place", "decay_of", "load_data", "shown_decay"]
+__all__ = [
+    "MilestoneDecay",
+    "check_decay",
+    "check_monitor",
+    "check_place",
+    "decay_of",
+    "load_data",
+    "shown_decay",
+    "shown_monitor",
+]
 
 
 def check_place(
@@ -148,3 +157,19 @@ def check_decay(decay: MilestoneDecay | None, longest: int) -> None:
 def shown_decay(decay: MilestoneDecay | None) -> dict[str, Any]:
     """Return what a run's settings hold of it; nothing of a constant rate."""
     return {} if decay is None else {"lr_milestones": list(decay.milestones), "lr_gamma": decay.gamma}
+
+
+def check_monitor(monitor: str | None, tasks: TaskData) -> None:
+    """Raise CommandError for a validation score where nothing is validated, or that none of the tasks has."""
+    from pymtg.trainers._monitor import check_monitor as check_suits
+
+    if monitor is not None and tasks.val is None:
+        raise CommandError("--monitor needs a validation set: give its share of the rows with --val-size")
+    check_suits(monitor, tasks.layout)
+
+
+def shown_monitor(monitor: str | None, tasks: TaskData) -> dict[str, Any]:
+    """Return what a run's settings hold of the validation score: its name; None where nothing is validated."""
+    from pymtg.trainers._monitor import monitor_name
+
+    return {"monitor": None if tasks.val is None else monitor_name(monitor, tasks.layout)}

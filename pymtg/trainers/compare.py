@@ -310,7 +310,7 @@ def _collected(
 ) -> Comparison:
     titles = {
         "fixed": f"{config.epochs} epochs a network",
-        "best": f"best validation epoch within {chosen.max_epochs}",
+        "best": f"best validation epoch within {chosen.max_epochs}, by {monitor.replace('_', ' ')}",
         "equal": "equal total epochs",
     }
     views = {
