@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pymtg import DMTGTrainer, STGTrainer, TaskLayout
+from pymtg import DMTGTrainer, STGTrainer, TaskGroups, TaskLayout
 from pymtg.data import TaskData, from_arrays
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import mlp
@@ -212,6 +212,25 @@ def test_comparing_equals_training_by_hand(comparison):
     assert fixed["random_groups"].results[1].scores == by_hand.scores
 
 
+def test_every_seeds_groups_are_kept(comparison):
+    methods = comparison.views["fixed"].methods
+    has = {name for name, summary in methods.items() if summary.results[0].groups is not None}
+    assert has == {"stg_soft", "stg_hard", "stg_joint", "dmtg", "dmtg_warm", "random_groups"}
+    assert {name for name, summary in methods.items() if "groups" in summary.to_dict()} == has
+    data = make(1)
+    stg = STGTrainer(MODEL, LAYOUT, num_groups=2, epochs=3, batch_size=16, seed=1, device="cpu").fit(data.train)
+    assert methods["stg_soft"].results[1].groups == methods["stg_joint"].results[1].groups == stg.groups_
+    dmtg = DMTGTrainer(MODEL, LAYOUT, num_groups=2, epochs=3, batch_size=16, seed=1, device="cpu").fit(data.train)
+    found = methods["dmtg"].results[1].groups
+    assert found.labels.tolist() == dmtg.groups_.labels.tolist()
+    assert found.memberships.tolist() == dmtg.groups_.memberships.tolist()
+    drawn = methods["random_groups"].results[1].groups
+    assert drawn.memberships.tolist() == permuted_rows(stg.groups_.memberships, 1).tolist()
+    written = methods["stg_soft"].to_dict()["groups"]
+    assert len(written) == 3
+    assert TaskGroups.from_dict(json.loads(json.dumps(written[1]))) == stg.groups_
+
+
 def test_written_out(comparison, tmp_path):
     comparison.to_json(tmp_path / "c.json")
     read = json.loads((tmp_path / "c.json").read_text())
@@ -238,6 +257,8 @@ def test_without_a_validation_set_some_training_rows_are_held_out():
 def test_number_of_groups_may_be_chosen():
     chosen = compare(make, MODEL, methods=["ensemble"], views=["equal"], seeds=[0], num_groups="auto", config=CONFIG)
     assert chosen.views["equal"].methods["ensemble"].epochs.mean >= 3 * len(LAYOUT) / 2
+    auto = compare(make, MODEL, methods=["stg_soft"], views=["fixed"], seeds=[0], num_groups="auto", config=CONFIG)
+    assert auto.views["fixed"].methods["stg_soft"].to_dict()["groups"][0]["num_groups"] >= 2
 
 
 def summary(name, values):

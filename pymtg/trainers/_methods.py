@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers._stages import Setting
 from pymtg.trainers._stg_run import Grouped, STGPlan, group_from_joint, hard_weights
 from pymtg.trainers.results import MethodResult
+
+if TYPE_CHECKING:
+    from pymtg.groups import TaskGroups
 
 __all__ = ["ABLATIONS", "METHODS", "Budget", "Need", "Runner", "needs", "permuted_rows", "split_epochs"]
 
@@ -101,6 +104,7 @@ class Runner:
     dmtg_options: Mapping[str, Any] = field(default_factory=dict)
     _trained: dict[Need, Trained] = field(default_factory=dict)
     _grouped: dict[int, Grouped] = field(default_factory=dict)
+    _branches: dict[Need, TaskGroups] = field(default_factory=dict)
 
     def grouped(self, epochs: int) -> Grouped:
         """Return the groups found from a joint network of so many epochs, which then also serves as that network."""
@@ -141,6 +145,7 @@ class Runner:
         plan = DMTGPlan.checked(self.setting.layout, **options)
         make = network_maker(self.setting.model, self.setting.layout, need.networks)
         found = train_dmtg(self.setting, plan, make, warm=joint if how == "warm" else None)
+        self._branches[need] = found.groups
         stage = dataclasses.replace(found.stages[-1], parameters=count_parameters(found.model))
         return Trained(found.model, stage)
 
@@ -162,7 +167,19 @@ class Runner:
             parameters=sum(one.stage.parameters for one in used),
             epochs=sum(need.cost for need in needed),
             stages=tuple(one.stage for one in trained),
+            groups=self._groups(method, needed[-1], budget),
         )
+
+    def _groups(self, method: str, last: Need, budget: Budget) -> TaskGroups | None:
+        """Return the groups that a method has; `last` is the last of its networks."""
+        if method == "random_groups":
+            return None if self.memberships is not None else self._dealt_out(self._weights("random", budget))
+        return self.grouped(budget.joint).groups if method.startswith("stg") else self._branches.get(last)
+
+    def _dealt_out(self, memberships: npt.NDArray[np.float64]) -> TaskGroups:
+        from pymtg.groups import TaskGroups  # brings scikit-learn along
+
+        return TaskGroups(self.setting.layout.names, memberships, memberships.argmax(axis=1))
 
     def _combined(self, method: str, used: Sequence[Trained], budget: Budget) -> tuple[torch.Tensor, torch.Tensor]:
         layout = self.setting.layout

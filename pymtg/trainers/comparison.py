@@ -87,13 +87,15 @@ class MethodSummary:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return metrics and costs over seeds, and per seed the scores by task, JSON-ready."""
+        """Return metrics and costs over seeds, and per seed the scores by task and the groups if any, JSON-ready."""
+        groups = [result.groups.to_dict() for result in self.results if result.groups is not None]
         return {
             "metrics": {metric: summary.to_dict() for metric, summary in self.metrics.items()},
             "seconds": self.seconds.to_dict(),
             "parameters": self.parameters.to_dict(),
             "epochs": self.epochs.to_dict(),
             "scores": [result.scores.to_dict() for result in self.results],
+            **({"groups": groups} if groups else {}),
         }
 
 

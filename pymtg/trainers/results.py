@@ -174,7 +174,8 @@ class MethodResult:
     """One method's scores on the test set with one seed, and its cost.
 
     ``seconds`` is the training time of every network the method needs, also of those that another method trained
-    for it; ``parameters`` those of the networks it predicts with; ``epochs`` the sum over networks.
+    for it; ``parameters`` those of the networks it predicts with; ``epochs`` the sum over networks. ``groups`` are
+    the tasks' groups, drawn ones too; None for a method that has none, and of :func:`pymtg.trainers.random_groups`.
     """
 
     name: str
@@ -183,6 +184,7 @@ class MethodResult:
     parameters: int
     epochs: int
     stages: tuple[StageResult, ...]
+    groups: TaskGroups | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-ready."""
@@ -193,6 +195,7 @@ class MethodResult:
             "parameters": self.parameters,
             "epochs": self.epochs,
             "stages": [stage.to_dict() for stage in self.stages],
+            "groups": None if self.groups is None else self.groups.to_dict(),
         }
 
 
