@@ -290,7 +290,7 @@ def test_every_switch_of_a_file_is_overridden(tmp_path, command):
     words = [command, "--data", "digits", "--out", tmp_path, "--config", tmp_path / "own.toml"]
     switches = {name: value for name, value in parsed(*words[:5]).items() if isinstance(value, bool)}
     assert switches == dict.fromkeys(switches, False)
-    assert {"stg": 3, "dmtg": 7, "compare": 1}[command] == len(switches)
+    assert {"stg": 3, "dmtg": 7, "compare": 2}[command] == len(switches)
     for name in switches:
         flag = name.replace("_", "-")
         for value in (True, False):

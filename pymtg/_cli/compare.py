@@ -10,6 +10,7 @@ import typer
 
 from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
+from pymtg._cli import run_options as runs
 from pymtg._cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def compare(
     device: opt.Device = None,
     amp: opt.Amp = None,
     threads: opt.Threads = 1,
+    checkpoint_every: runs.CheckpointEvery = "10min",
+    resume: runs.Resume = False,
     quiet: opt.Quiet = False,
     config: img.Config = None,
 ) -> None:
@@ -87,6 +90,7 @@ def compare(
 
     Writes comparison.json and comparison.md. Without --val-size the view 'best' holds out a fifth of the training rows.
     """
+    from pymtg._cli.long_run import checkpoint_directory, clear_checkpoints, stoppable
     from pymtg._cli.networks import chosen_network
     from pymtg._cli.ranks import refuse_ranks
     from pymtg._cli.run_setup import check_decay, check_place, decay_of, load_data, shown_decay
@@ -127,6 +131,7 @@ def compare(
     )
     if training.monitor is not None and "best" not in options["views"]:
         raise CommandError("--monitor needs the view 'best', in which it chooses epochs; --views leaves it out")
+    checkpoints = checkpoint_directory(out, resume, leads=True)
     of_the_set = (targets, attributes, image_size, images)
     first = load_data(data, 0, test_size, val_size, *of_the_set)
     check_decay(
@@ -139,14 +144,6 @@ def compare(
     metric = default_metric(first.layout) if metric is None else metric
     opt.choice("--metric", metric, metrics_of(first.layout))
     check_place(out, device)
-    comparison = run_comparison(
-        lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size, *of_the_set),
-        net.model,
-        seeds=range(seeds),
-        config=training,
-        progress=False if quiet else None,
-        **options,
-    )
     asked = {
         **net.described(),
         **shown_decay(scheduler),
@@ -155,7 +152,20 @@ def compare(
         "amp": amp,
         "num_threads": training.num_threads,
     }
-    _finish(comparison, out, metric, {**asked, "device": str(training.torch_device)}, quiet)
+    with stoppable():
+        comparison = run_comparison(
+            lambda seed: first if seed == 0 else load_data(data, seed, test_size, val_size, *of_the_set),
+            net.model,
+            seeds=range(seeds),
+            config=training,
+            progress=False if quiet else None,
+            checkpoint_dir=checkpoints,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            **options,
+        )
+        _finish(comparison, out, metric, {**asked, "device": str(training.torch_device)}, quiet)
+    clear_checkpoints(checkpoints)
 
 
 def _names(option: str, words: str, known: tuple[str, ...]) -> tuple[str, ...]:

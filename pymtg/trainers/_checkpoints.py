@@ -2,7 +2,8 @@
 
 A directory holds a file for every finished stage, ``stage-002.safetensors``, and files of the stage that was at work,
 ``at-003-000012-00000000.safetensors``: the stage's number, its finished epochs, and the batches since. Each is a
-position from which a run can go on, given the finished stages before it.
+position from which a run can go on, given the finished stages before it. A stage that is a run of its own, a seed of a
+comparison, has its checkpoints in a directory below, ``run-003``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = ["VERSION", "CheckpointFolder", "DamagedFileError", "Position"]
 FORMAT = "pymtg.checkpoint"
 VERSION = "2"
 _NAME = re.compile(r"(?:stage-(\d{3,})|at-(\d{3,})-(\d{6,})-(\d{8,}))\.safetensors")
+_RUN = re.compile(r"run-(\d{3,})")
 # Ours, and from 0.8 on those that safetensors itself writes to first.
 _LEFT_OVER = re.compile(r"\.(?:stage|at)-[\d-]+\.safetensors\..+|\.tmp[A-Za-z0-9]{6}")
 
@@ -49,6 +51,18 @@ class CheckpointFolder:
     def positions(self) -> list[Position]:
         """Return the positions of all files, the furthest first."""
         return sorted(self._files(), reverse=True)
+
+    def run(self, number: int) -> CheckpointFolder:
+        """Return the checkpoints of a stage that is a run of its own."""
+        return CheckpointFolder(self.directory / f"run-{number:03d}")
+
+    def holds_any(self) -> bool:
+        """Return whether there is any checkpoint, of a stage that is a run of its own too."""
+        return bool(self.positions()) or any(run.holds_any() for run in self.runs())
+
+    def runs(self) -> list[CheckpointFolder]:
+        """Return the directories of stages that are runs of their own."""
+        return [CheckpointFolder(path) for path in sorted(self._entries()) if _RUN.fullmatch(path.name)]
 
     def stage_file(self, stage: int) -> Path:
         """Return where the finished stage of that number is kept."""
@@ -136,6 +150,8 @@ class CheckpointFolder:
     def clear(self) -> None:
         """Delete all checkpoints, and the directory if nothing else is in it."""
         self.remove_left_overs()
+        for run in self.runs():
+            run.clear()
         for position in self.positions():
             self.file(position).unlink(missing_ok=True)
         for path in self._entries():

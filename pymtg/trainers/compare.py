@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch.utils.data import Dataset, Subset
 
-from pymtg.data import ArrayTasks, TaskData
+from pymtg.data import TaskData
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets.multihead import MultiHeadNet
 from pymtg.tasks import TaskLayout
-from pymtg.trainers._batches import batch_source
+from pymtg.trainers._compare_keeper import ComparisonKeeper
+from pymtg.trainers._compare_seed import Chosen, Compared, Comparing
 from pymtg.trainers._dmtg_plan import DMTGPlan
-from pymtg.trainers._methods import ABLATIONS, METHODS, Budget, Need, Runner, needs, split_epochs
+from pymtg.trainers._methods import ABLATIONS, METHODS, needs
 from pymtg.trainers._monitor import monitor_name
-from pymtg.trainers._progress import Reporter, reporting
-from pymtg.trainers._seeding import cpu_threads, seeded, stage_seed
-from pymtg.trainers._stages import Setting, check_model
+from pymtg.trainers._progress import reporting
+from pymtg.trainers._seeding import cpu_threads, seeded
+from pymtg.trainers._stages import check_model
 from pymtg.trainers._stg_run import STGPlan
 from pymtg.trainers.comparison import Comparison, ComparisonView, MethodSummary
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_choice, check_int
@@ -29,8 +30,6 @@ __all__ = ["ABLATIONS", "METHODS", "VIEWS", "compare", "longest_stage"]
 
 VIEWS = ("fixed", "best", "equal")
 DataSource: TypeAlias = "TaskData | Callable[[int], TaskData]"
-
-_HELD_OUT = 0.2  # of the training set, where the best epoch has to be chosen and the data has no validation set
 
 
 def compare(
@@ -49,6 +48,9 @@ def compare(
     n_init: int = 10,
     dmtg_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | str = 1,
+    resume: bool = False,
 ) -> Comparison:
     """Train and score every method with every seed.
 
@@ -88,8 +90,13 @@ def compare(
         For the view ``"best"``; at least `config.epochs`.
     config
         Options of the loop for all methods; `keep_best` is set by the view.
-    progress
-        As in :class:`pymtg.STGTrainer`.
+    progress, checkpoint_dir, checkpoint_every
+        As in :class:`pymtg.STGTrainer`. Kept are the results of every seed that is finished, and the networks of the
+        one at work.
+    resume
+        Go on from what is in `checkpoint_dir`, or begin where there is nothing. On the CPU the comparison is that of a
+        call which was never stopped, but for the seconds. The finished seeds are not trained again, though their data
+        is asked for, to see that it is the same.
 
     Returns
     -------
@@ -99,11 +106,16 @@ def compare(
     Raises
     ------
     InvalidArgumentError, InvalidTypeError
-        For unknown methods or views, no seeds, seeds whose data has other tasks, and what
-        :class:`pymtg.STGTrainer` raises.
+        For unknown methods or views, no seeds, seeds whose data has other tasks, checkpoints of another comparison
+        (with what differs), and what :class:`pymtg.STGTrainer` raises.
+    FileFormatError
+        If nothing that is kept of the seed at work is good, or it is of another version.
+    OSError
+        If a checkpoint cannot be written; those before it are whole.
     """
+    keeper = ComparisonKeeper(checkpoint_dir, checkpoint_every, resume)
     config = dataclasses.replace(TrainConfig() if config is None else config, keep_best=False)
-    chosen = _Chosen(
+    chosen = Chosen(
         _checked_names("methods", methods, METHODS + ABLATIONS),
         _checked_names("views", views, VIEWS),
         check_int("max_epochs", max_epochs, 1),
@@ -114,7 +126,7 @@ def compare(
     seeds = _checked_seeds(seeds)
     results: dict[str, dict[str, list[MethodResult]]] = {view: {m: [] for m in chosen.methods} for view in chosen.views}
     names: set[tuple[str, ...]] = set()
-    with cpu_threads(config.num_threads), reporting(progress) as reporter:
+    with cpu_threads(config.num_threads), reporting(progress) as reporter, keeper.named():
         for position, seed in enumerate(seeds):
             part = _task_data(data, seed)
             names.add(part.layout.names)
@@ -131,88 +143,28 @@ def compare(
             )
             if position == 0:
                 _check_branch(model, part.layout, chosen.methods)
-                _expect(reporter, chosen, plan, part.layout.num_tasks, len(seeds))
             reporter.prefix = f"seed {seed}: "
             DMTGPlan.checked(part.layout, **chosen.dmtg_options)
-            for view, method, result in _one_seed(part, model, seed, chosen, plan, config, reporter):
+            comparing = Comparing(model, chosen, plan, config, reporter)
+            epochs = comparing.epochs(part.layout.num_tasks)
+            if position == 0:
+                reporter.expect(len(seeds) * epochs)
+            for view, method, result in _kept(keeper, comparing, part, position, seeds, epochs):
                 results[view][method].append(result)
     return _collected(part.name, seeds, results, chosen, plan, config, monitor_name(config.monitor, part.layout))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    methods: tuple[str, ...]
-    views: tuple[str, ...]
-    max_epochs: int
-    dmtg_options: dict[str, Any]
-
-    def budget(self, view: str, epochs: int, groups: int, tasks: int) -> Budget:
-        """Return the epochs of every network under a view, where a network has so many by default."""
-        if view == "equal":
-            total = (1 + groups) * epochs
-            each, e = split_epochs(total, groups), epochs
-            return Budget(e, total, e, e, each, each, split_epochs(total, tasks), max(1, total // groups), e)
-        e = self.max_epochs if view == "best" else epochs
-        warm = e if view == "best" else -(-e // 2)
-        return Budget(e, e, e, warm, (e,) * groups, (e,) * groups, (e,) * tasks, e, warm)
-
-
-def _one_seed(
-    data: TaskData,
-    model: ModelFactory,
-    seed: int,
-    chosen: _Chosen,
-    plan: STGPlan,
-    config: TrainConfig,
-    reporter: Reporter,
-) -> Iterable[tuple[str, str, MethodResult]]:
-    runners: dict[bool, Runner] = {}
-    for view in chosen.views:
-        best = view == "best"
-        if best not in runners:
-            runners[best] = _runner(data, model, seed, best, plan, config, reporter, chosen.dmtg_options)
-        runner = runners[best]  # "fixed" and "equal" share one, and so the networks that are the same in both
-        groups = plan.num_groups
-        if not isinstance(groups, int):
-            groups = runner.grouped(chosen.max_epochs if best else plan.epochs).memberships.shape[1]
-        budget = chosen.budget(view, plan.epochs, groups, data.layout.num_tasks)
-        if any(method.startswith("stg") or method == "random_groups" for method in chosen.methods):
-            runner.grouped(budget.joint)  # before any method trains the same joint network without recording
-        for method in chosen.methods:
-            yield view, method, runner.result(method, budget)
-
-
-def _runner(
-    data: TaskData,
-    model: ModelFactory,
-    seed: int,
-    best: bool,
-    plan: STGPlan,
-    config: TrainConfig,
-    reporter: Reporter,
-    dmtg_options: Mapping[str, Any],
-) -> Runner:
-    train, val = data.train, None
-    if best:
-        config = dataclasses.replace(config, keep_best=True)
-        train, val = (data.train, data.val) if data.val is not None else _hold_out(data.train, seed)
-    setting = Setting.of(model, data.layout, config, seed, train, val, reporter)
-    test = batch_source(data.test, data.layout, config, "test")
-    return Runner(setting, test, plan, dmtg_options=dmtg_options)
-
-
-def _hold_out(train: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
-    size = len(train)  # type: ignore[arg-type]
-    held = round(size * _HELD_OUT)
-    if held < 1 or held == size:
-        raise InvalidArgumentError(
-            f"data must have a validation set, or enough training samples to hold some out; got {size}"
-        )
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(stage_seed(seed, "split")))
-    parts = order[held:].sort().values, order[:held].sort().values
-    if isinstance(train, ArrayTasks):
-        return train.take(parts[0]), train.take(parts[1])
-    return Subset(train, parts[0].tolist()), Subset(train, parts[1].tolist())
+def _kept(
+    keeper: ComparisonKeeper, comparing: Comparing, data: TaskData, position: int, seeds: tuple[int, ...], epochs: int
+) -> list[Compared]:
+    """Return the results of a seed: those that are kept, or else train it."""
+    seed = seeds[position]
+    own = {} if keeper.folder is None else comparing.described(data, seed, seeds)
+    found = keeper.finished(position, own)
+    if found is None:
+        return keeper.train(position, own, lambda networks: comparing.results(data, seed, networks))
+    comparing.reporter.restored("kept", epochs)
+    return found
 
 
 def _check_branch(model: ModelFactory, layout: TaskLayout, methods: Sequence[str]) -> None:
@@ -236,20 +188,6 @@ def _task_data(data: DataSource, seed: int) -> TaskData:
     return part
 
 
-def _expect(reporter: Reporter, chosen: _Chosen, plan: STGPlan, tasks: int, seeds: int) -> None:
-    """Tell the bar how many epochs are coming; unknown while the number of groups is."""
-    if not isinstance(plan.num_groups, int):
-        return
-    distinct: set[tuple[bool, Need]] = set()
-    for view in chosen.views:
-        budget = chosen.budget(view, plan.epochs, plan.num_groups, tasks)
-        for method in chosen.methods:
-            distinct |= {(view == "best", need) for need in needs(method, budget)}
-        if "random_groups" in chosen.methods:
-            distinct.add((view == "best", Need("joint", 0, budget.joint)))
-    reporter.expect(seeds * sum(need.epochs for _, need in distinct))
-
-
 def longest_stage(
     methods: Sequence[str],
     views: Sequence[str],
@@ -259,7 +197,7 @@ def longest_stage(
     num_tasks: int,
 ) -> int:
     """Return how many epochs the longest stage of such a comparison has, at most."""
-    chosen = _Chosen(tuple(methods), tuple(views), max_epochs, {})
+    chosen = Chosen(tuple(methods), tuple(views), max_epochs, {})
     # "auto" is decided by the maps; a method's stages only get longer, or only shorter, with every group more
     groups = (num_groups,) if isinstance(num_groups, int) else (2, num_tasks)
     budgets = [chosen.budget(view, epochs, k, num_tasks) for view in views for k in groups]
@@ -303,7 +241,7 @@ def _collected(
     name: str,
     seeds: tuple[int, ...],
     results: Mapping[str, Mapping[str, list[MethodResult]]],
-    chosen: _Chosen,
+    chosen: Chosen,
     plan: STGPlan,
     config: TrainConfig,
     monitor: str,
