@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pymtg import _clustering as core
+from pymtg._counting import counted
 from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
 from pymtg._layout_checks import checked_names, column_names
@@ -96,18 +97,21 @@ class TaskGroups:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"TaskGroups({self.num_tasks} tasks in {self.num_groups} groups: {self.groups!r})"
+        return f"TaskGroups({self._sizes()}: {self.groups!r})"
 
     def __str__(self) -> str:
         width = max(map(len, self.names))
-        lines = [f"{self.num_tasks} tasks in {self.num_groups} groups"]
+        lines = [self._sizes()]
         for k in range(self.num_groups):
             members = np.flatnonzero(self.labels == k)
-            lines.append(f"group {k} ({len(members)} tasks)")
+            lines.append(f"group {k} ({counted(len(members), 'task')})")
             for t in members:
                 shares = " ".join(f"{u:.3f}" for u in self.memberships[t])
                 lines.append(f"  {self.names[t]:<{width}}  {shares}")
         return "\n".join(lines)
+
+    def _sizes(self) -> str:
+        return f"{counted(self.num_tasks, 'task')} in {counted(self.num_groups, 'group')}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description: ``tasks[name]`` with ``memberships`` and ``label``, and ``quality``."""

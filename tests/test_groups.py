@@ -100,6 +100,9 @@ def test_json_round_trip(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["groups.json"]
     assert "group 2 (3 tasks)" in str(groups)
     assert repr(groups).startswith("TaskGroups(7 tasks in 3 groups")
+    alone = TaskGroups(("a",), np.ones((1, 1)), np.zeros(1, dtype=np.int64))
+    assert repr(alone) == "TaskGroups(1 task in 1 group: [['a']])"
+    assert str(alone).splitlines()[:2] == ["1 task in 1 group", "group 0 (1 task)"]
 
 
 def test_malformed_files(tmp_path):

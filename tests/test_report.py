@@ -371,6 +371,13 @@ def test_page_with_many_groups_names_the_strongest_three():
     Page(text)
 
 
+@pytest.mark.parametrize(("tasks", "groups", "title"), [(1, 1, "1 task in 1 group"), (6, 2, "6 tasks in 2 groups")])
+def test_one_task_or_group_is_said_in_the_singular(tasks, groups, title):
+    table = make_groups(tasks, groups)
+    assert memberships_figure(table).get_suptitle().startswith(f"Memberships: {title}")
+    assert f"Means over the {title.partition(' in')[0]};" in render_html(make_report(table))
+
+
 def test_save_html_is_utf8(tmp_path):
     path = save_html(tmp_path / "r.html", make_report(make_groups(2, 1, ["größe", "任务"])))
     assert "größe" in path.read_text(encoding="utf-8")

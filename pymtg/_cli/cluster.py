@@ -9,6 +9,7 @@ import typer
 
 from pymtg._cli import options as opt
 from pymtg._cli.errors import CommandError, one_line
+from pymtg._counting import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,7 @@ def cluster(
         from pymtg.report import GroupTable
 
         table = GroupTable.of(found)
-        print_groups(table, f"{len(table.names)} tasks in {table.num_groups} groups")
+        print_groups(table, f"{counted(len(table.names), 'task')} in {counted(table.num_groups, 'group')}")
         print_pairs("quality", table.quality)
 
 

@@ -12,6 +12,7 @@ from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
 from pymtg._cli import run_options as runs
 from pymtg._cli.errors import CommandError, require
+from pymtg._counting import counted
 
 if TYPE_CHECKING:
     from pymtg._cli.dmtg_record import DMTGRecord
@@ -254,7 +255,7 @@ def _tell(record: DMTGRecord, out: Path) -> None:
     from pymtg._cli.tables import print_groups, print_scores
 
     run = record.run
-    print_scores(f"{run.data['name']}: means over {run.data['tasks']} tasks of the test set", run.scores)
+    print_scores(f"{run.data['name']}: means over {counted(run.data['tasks'], 'task')} of the test set", run.scores)
     print_groups(run.group_table, share="probability")
     for line in record.figures():
         typer.echo(line)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pymtg._cli.record import RunRecord, described_data, learning_curves, shown_stage, stage_entry
 from pymtg._cli.reference import Reference
+from pymtg._counting import counted
 from pymtg._files import staged
 from pymtg.metrics import normalized_gain, total_error
 from pymtg.nets import GroupedNet, save_grouped
@@ -122,13 +123,14 @@ class DMTGRecord:
         for method, scores in self.run.scores.items():
             error = total_error(scores)
             if error.defined:
-                lines.append(f"total error of {method}: {error.total:.2f} % over {error.defined} tasks")
+                lines.append(f"total error of {method}: {error.total:.2f} % over {counted(error.defined, 'task')}")
             if self.reference is not None:
                 gain = normalized_gain(scores, self.reference.scores)
                 against = f"{self.reference.method} of {self.reference.source}"
                 lines.append(f"normalized gain of {method} over {against}: {gain.mean:+.2f} %")
         kept, whole = self.result.parameters, self.result.parameters_before_pruning
-        lines.append(f"pruned: {self._branches()} branches, {kept:,} of {whole:,} parameters")
+        branches = counted(self.result.num_branches, "branch", "branches")
+        lines.append(f"pruned: {len(self.model.branches)} of {branches}, {kept:,} of {whole:,} parameters")
         return lines
 
     def _page(self, pictures: Mapping[str, Path]) -> Report:

@@ -12,6 +12,7 @@ from pymtg._cli import image_options as img
 from pymtg._cli import options as opt
 from pymtg._cli import run_options as runs
 from pymtg._cli.errors import require
+from pymtg._counting import counted
 
 if TYPE_CHECKING:
     from pymtg.data import TaskData
@@ -153,6 +154,6 @@ def _finish(trainer: STGTrainer, tasks: TaskData, data: str, out: Path, settings
     record.save(out)
     if quiet:
         return
-    print_scores(f"{tasks.name}: means over {tasks.num_tasks} tasks of the test set", record.run.scores)
+    print_scores(f"{tasks.name}: means over {counted(tasks.num_tasks, 'task')} of the test set", record.run.scores)
     print_groups(record.run.group_table)
     typer.echo(f"report: {out / 'report.html'}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pymtg._counting import counted
 from pymtg.errors import InvalidArgumentError
 from pymtg.report.figures import (
     GROUP_COLOURS,
@@ -209,7 +210,7 @@ def _number_groups(axes: Any, labels: Sequence[int]) -> None:
 
 def _name_groups(axes: Any, labels: Sequence[int]) -> None:
     runs = [run for run in _runs(labels) if run[2] >= LEAST_HEIGHT * len(labels)]
-    axes.set_yticks([middle for _, middle, _ in runs], [f"group {k}: {size} tasks" for k, _, size in runs])
+    axes.set_yticks([middle for _, middle, _ in runs], [f"group {k}: {counted(size, 'task')}" for k, _, size in runs])
     for text, (k, _, _) in zip(axes.get_yticklabels(), runs, strict=True):
         text.set_color(group_colour(k))
         text.set_fontweight("bold")
@@ -235,8 +236,8 @@ def _add_key(figure: Figure, branches: int) -> None:
 def _title(values: Floats, order: Sequence[int], temperatures: Sequence[float] | None) -> str:
     epochs, tasks, branches = values.shape[0] - 1, values.shape[1], values.shape[2]
     title = (
-        f"Assignment: {tasks} task{'s' * (tasks != 1)}, {branches} branch{'es' * (branches != 1)}, "
-        f"{epochs} epoch{'s' * (epochs != 1)}{_temperature(temperatures)}"
+        f"Assignment: {counted(tasks, 'task')}, {counted(branches, 'branch', 'branches')}, "
+        f"{counted(epochs, 'epoch')}{_temperature(temperatures)}"
     )
     if len(order) <= MAX_PANELS:
         return title

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from pymtg._counting import counted
 from pymtg.errors import InvalidArgumentError
 from pymtg.report.content import GroupTable
 from pymtg.report.figures import (
@@ -178,8 +179,10 @@ def _title_panel(axes: Any, name: str, groups: GroupTable | None, task: int) -> 
 
 
 def _title(num_tasks: int, drawn: int, num_samples: int, sampled: int, groups: GroupTable | None) -> str:
-    tasks = f"{num_tasks} task{'s' * (num_tasks != 1)}" if drawn == num_tasks else f"{drawn} of {num_tasks} tasks"
+    tasks = counted(num_tasks, "task") if drawn == num_tasks else f"{drawn} of {counted(num_tasks, 'task')}"
     if drawn < num_tasks and groups is not None:
         tasks += ", every group in proportion to its size"
-    samples = f"{num_samples:,} samples" if sampled == num_samples else f"{sampled:,} of {num_samples:,} samples drawn"
+    samples = counted(num_samples, "sample")
+    if sampled != num_samples:
+        samples = f"{sampled:,} of {samples} drawn"
     return f"Data map: {tasks}; {samples}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymtg._counting import counted
 from pymtg.report.content import GroupTable
 from pymtg.report.figures import INK, LEAST_HEIGHT, add_colour_bar, group_colour, new_figure, plain_text, save_figure
 
@@ -82,5 +83,5 @@ def _number_cells(axes: Any, values: np.ndarray) -> None:
 
 
 def _title(groups: GroupTable, named: bool) -> str:
-    title = f"Memberships: {len(groups.names)} tasks in {groups.num_groups} groups"
+    title = f"Memberships: {counted(len(groups.names), 'task')} in {counted(groups.num_groups, 'group')}"
     return title if named else f"{title}\n(ordered by group; names are in groups.json)"

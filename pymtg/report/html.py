@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pymtg._counting import counted
 from pymtg.metrics import LOWER_IS_BETTER, Scores, best_value
 from pymtg.report import curves
 from pymtg.report.content import GroupTable, Report
@@ -45,7 +46,9 @@ def render_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, figure_name=_figure_name, duration=duration, group_colour=group_colour)
+    environment.filters.update(
+        counted=counted, number=_number, figure_name=_figure_name, duration=duration, group_colour=group_colour
+    )
     return environment.get_template("report.html.j2").render(
         report=report,
         figures=_figures(report.scores),

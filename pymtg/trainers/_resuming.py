@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from pymtg._counting import counted
 from pymtg.errors import FileFormatError, InvalidArgumentError
 from pymtg.trainers._checkpoints import CheckpointFolder, DamagedFileError, Position
 from pymtg.trainers._described import described_config, differences
@@ -113,7 +114,7 @@ def _check_same(there: dict[str, Any], here: dict[str, Any], path: Path) -> None
 def _tasks(layout: dict[str, Any]) -> str:
     names, counts = layout["names"], layout["num_classes"]
     shown = ", ".join(f"{name}: {count}" for name, count in list(zip(names, counts, strict=True))[:3])
-    return f"{len(names)} tasks, {shown}{', ...' if len(names) > 3 else ''}"
+    return f"{counted(len(names), 'task')}, {shown}{', ...' if len(names) > 3 else ''}"
 
 
 def _make_way(folder: CheckpointFolder, position: Position) -> None:

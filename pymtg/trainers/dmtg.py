@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pymtg._counting import counted
 from pymtg._ranks import Ranks, lost_peers
 from pymtg._task_split import TaskLossFunction
 from pymtg.datamap import DataMap
@@ -373,8 +374,11 @@ class DMTGTrainer:
         return dict(zip(_FITTED, values, strict=True))
 
     def __repr__(self) -> str:
-        fitted = f"fitted, {self.result_.num_branches} branches" if "result_" in self.__dict__ else "not fitted"
-        return f"DMTGTrainer({self.layout.num_tasks} tasks, epochs={self.plan.epochs}, seed={self.seed}; {fitted})"
+        fitted = "not fitted"
+        if "result_" in self.__dict__:
+            fitted = f"fitted, {counted(self.result_.num_branches, 'branch', 'branches')}"
+        tasks = counted(self.layout.num_tasks, "task")
+        return f"DMTGTrainer({tasks}, epochs={self.plan.epochs}, seed={self.seed}; {fitted})"
 
     def __getattr__(self, name: str) -> Any:
         if name in _FITTED:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pymtg._counting import counted
 from pymtg._ranks import Ranks, lost_peers
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidTypeError
@@ -379,7 +380,7 @@ class STGTrainer:
     def __repr__(self) -> str:
         fitted = "fitted" if "result_" in self.__dict__ else "not fitted"
         options = f"num_groups={self.plan.num_groups!r}, epochs={self.plan.epochs}, seed={self.seed}"
-        return f"STGTrainer({self.layout.num_tasks} tasks, {options}; {fitted})"
+        return f"STGTrainer({counted(self.layout.num_tasks, 'task')}, {options}; {fitted})"
 
     def __getattr__(self, name: str) -> Any:
         if name in _FITTED:
