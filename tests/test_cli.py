@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,21 @@ def test_keep_best_keeps_the_best_epoch(tiny, tmp_path):
     run(*tiny, "--out", tmp_path, "--epochs", "4", "--lr", "0.3", "--val-size", "0.2", "--keep-best")
     stages = [stage for stage in metrics_of(tmp_path)["stages"] if stage["name"] != "grouping"]
     assert [stage["best_epoch"] for stage in stages] == [1 + int(np.argmax(stage["val_score"])) for stage in stages]
+
+
+def test_warnings_of_ours_are_lines_and_those_of_others_as_they_are(tiny, tmp_path, capsys, monkeypatch):
+    def odd(*arguments):
+        warnings.warn("odd\nnumbers", UserWarning, stacklevel=1)
+        return plain(*arguments)
+
+    plain = check_writable
+    monkeypatch.setattr("pymtg.report.check_writable", odd)
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("default")
+        run(*tiny, "--out", tmp_path, "--val-size", "0.005", "--keep-best")  # one row, and so one class
+    line = "pymtg: warning: --keep-best had nothing to go by in a stage: none of its tasks can be scored on val (one "
+    assert capsys.readouterr().err == f"{line}class only, say), so it ends with the weights of its last epoch\n"
+    assert [str(other.message) for other in others] == ["odd\nnumbers"]
 
 
 @pytest.mark.parametrize(

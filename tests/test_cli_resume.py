@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_said_in_a_line(data, tmp_path, capsys):
     assert main([*arguments, "--resume"]) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"pymtg: {newest} is ")
+    assert printed.err.startswith(f"pymtg: warning: {newest} is ")
     assert printed.err.count("\n") == 1
     assert "; going on from " in printed.err
     assert "checkpoints" not in os.listdir(out)

@@ -12,6 +12,7 @@ from torch import nn
 from pymtg import DMTGTrainer, STGTrainer, TaskLayout
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import BranchedNet, mlp
+from pymtg.trainers import KeepBestWarning
 
 LAYOUT = TaskLayout.binary(["a", "b", "c"])
 
@@ -110,7 +111,7 @@ def test_no_label_at_all_is_refused(kind, arrays):
 
 @pytest.mark.parametrize("specialise", ["together", "one-by-one"])
 def test_keep_best_without_a_score_says_so(specialise, arrays):
-    with pytest.warns(UserWarning, match="keep_best had nothing to go by in a stage"):
+    with pytest.warns(KeepBestWarning, match="keep_best had nothing to go by in a stage"):
         trainer(keep_best=True, specialise=specialise).fit(arrays, (arrays[0], 0 * arrays[1]))
 
 

@@ -16,6 +16,7 @@ from pymtg._cli.env import env
 from pymtg._cli.errors import CommandError, StoppedError, in_flags, one_line
 from pymtg._cli.ranks import leave_ranks, own_rank
 from pymtg._cli.stg import stg
+from pymtg._cli.warning_lines import warning_lines
 
 __all__ = ["app", "run"]
 
@@ -65,7 +66,8 @@ def run(arguments: Sequence[str]) -> int:
 
     name = " ".join(["pymtg", *[word for word in arguments[:1] if word in _COMMANDS]])
     try:
-        code = typer.main.get_command(app).main(list(arguments), prog_name="pymtg", standalone_mode=False)
+        with warning_lines(lambda: _flags(name)):
+            code = typer.main.get_command(app).main(list(arguments), prog_name="pymtg", standalone_mode=False)
         leave_ranks()  # not after an error: the others hear of it as this process ends
     except StoppedError as stopped:
         return _fail(name, stopped.message, stopped.code)

@@ -54,7 +54,7 @@ def in_flags(message: str, flags: Mapping[str, str]) -> str:
 
     `flags` maps the names of a command's parameters to its flags, such as ``test_size`` to ``--test-size``.
     """
-    start = re.match(r"([a-z]\w*)(?:=True(?= needs ))?(?='s | '| must | needs |=)", message)
+    start = re.match(r"([a-z]\w*)(?:=True(?= needs ))?(?='s | '| must | needs | had |=)", message)
     if start is None:
         return message
     name = start[1]

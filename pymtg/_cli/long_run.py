@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pymtg._cli.errors import CommandError
 
@@ -44,18 +42,10 @@ def print_profile(directory: Path | None) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM save before they end the command; warnings about checkpoints are lines on stderr."""
+    """Let Ctrl-C and SIGTERM save before they end the command; show all warnings about checkpoints, alike ones too."""
     from pymtg.trainers._errors import CheckpointWarning
     from pymtg.trainers._stopping import on_signals
 
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, CheckpointWarning):
-            print(f"pymtg: {message}", file=sys.stderr)
-        else:
-            before(message, category, *rest, **more)
-
     with warnings.catch_warnings(), on_signals():
-        before = warnings.showwarning
         warnings.simplefilter("always", CheckpointWarning)
-        warnings.showwarning = show
         yield

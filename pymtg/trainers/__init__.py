@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymtg.trainers._errors import CheckpointWarning, NonFiniteLossError, NotFittedError
+from pymtg.trainers._errors import CheckpointWarning, KeepBestWarning, NonFiniteLossError, NotFittedError
 from pymtg.trainers.baselines import ensemble, mtl, random_groups, stl
 from pymtg.trainers.compare import ABLATIONS, METHODS, VIEWS, compare
 from pymtg.trainers.comparison import Comparison, ComparisonView, Difference, MethodSummary, Summary
@@ -22,6 +22,7 @@ __all__ = [
     "DMTGTrainer",
     "Difference",
     "EpochRecord",
+    "KeepBestWarning",
     "MethodResult",
     "MethodSummary",
     "ModelFactory",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pymtg.errors import PymtgError
 
-__all__ = ["CheckpointWarning", "NonFiniteLossError", "NotFittedError"]
+__all__ = ["CheckpointWarning", "KeepBestWarning", "NonFiniteLossError", "NotFittedError"]
 
 
 class NonFiniteLossError(PymtgError, ArithmeticError):
@@ -17,3 +17,7 @@ class NotFittedError(PymtgError, ValueError, AttributeError):
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was damaged, or comes from another version of torch; the run goes on from where it can."""
+
+
+class KeepBestWarning(UserWarning):
+    """None of a stage's tasks could be scored on the validation set, so that its last epoch was kept."""

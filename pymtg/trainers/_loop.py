@@ -22,7 +22,7 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.losses import MultiTaskLoss
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import Batch, BatchSource
-from pymtg.trainers._errors import NonFiniteLossError
+from pymtg.trainers._errors import KeepBestWarning, NonFiniteLossError
 from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._monitor import monitored, weighted_score
 from pymtg.trainers._predict import (
@@ -110,6 +110,7 @@ def _trained(run: Run, reporter: Reporter, keeper: Keeper) -> StageResult:
         warnings.warn(
             "keep_best had nothing to go by in a stage: none of its tasks can be scored on val (one class only, say), "
             "so it ends with the weights of its last epoch",
+            KeepBestWarning,
             stacklevel=2,
         )
     best = run.restore_best()
