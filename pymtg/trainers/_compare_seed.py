@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, Subset
 
 from pymtg.data import ArrayTasks, TaskData
 from pymtg.errors import InvalidArgumentError
-from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import batch_source
 from pymtg.trainers._described import described
 from pymtg.trainers._dmtg_plan import DMTGPlan
@@ -95,7 +94,7 @@ class Comparing:
         }
         found = described_run(setting, "compare", options)
         found["data"]["test"] = batch_source(data.test, data.layout, self.config, "test").describe()
-        return found | {"network": _described_network(self.model, data.layout)}
+        return found | {"network": _described_network(setting)}
 
     def epochs(self, tasks: int) -> int:
         """Return the epochs of all networks of a seed; 0 while the number of groups is unknown."""
@@ -136,10 +135,10 @@ def _hold_out(train: Dataset[Any], seed: int) -> tuple[Dataset[Any], Dataset[Any
     return Subset(train, parts[0].tolist()), Subset(train, parts[1].tolist())
 
 
-def _described_network(model: ModelFactory, layout: TaskLayout) -> dict[str, Any]:
+def _described_network(setting: Setting) -> dict[str, Any]:
     """Return the modules of a network and the shapes of its weights: a factory's name does not tell its widths."""
-    with seeded(0, torch.device("cpu")):
-        network = checked_network(model(layout))
+    with seeded(0, setting.config.torch_device):
+        network = checked_network(setting.build(setting.layout))
     leaves = {name: module for name, module in network.named_modules() if not any(True for _ in module.children())}
     return {
         **{name or "network": _shown_module(module) for name, module in leaves.items()},
