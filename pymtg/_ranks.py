@@ -34,13 +34,14 @@ def cut(size: int, parts: int, part: int) -> range:
 def leave() -> None:
     """End the default process group, where there is one.
 
-    Before 2.8 torch joins gloo's threads with Python's lock held, and one of them may need that lock to let go of the
-    last collective's tensor: both then wait for ever. A moment without the lock lets that thread come to its end.
+    One of gloo's threads may still need Python's lock, to let go of the last collective's tensor. Before torch 2.8 the
+    group's end waits for that thread with the lock held, for ever. Later ones do not wait at all where
+    DistributedDataParallel has been used, which keeps the group alive, and the thread aborts the process when it asks
+    for the lock of an interpreter that is ending. A moment without the lock lets it come to its end.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    if torch.__version__ < "2.8":  # compared as a version
-        time.sleep(0.1)
+    time.sleep(0.1)
     dist.destroy_process_group()
 
 

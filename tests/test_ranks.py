@@ -220,6 +220,27 @@ def test_ranks_can_leave_right_after_a_collective(tmp_path):
     assert run.stdout.splitlines() == ["[0, 0]"] * PAIRS, run.stderr
 
 
+LEAVING = """
+import sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from pymtg._ranks import leave
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+DistributedDataParallel(torch.nn.Linear(5, 3))  # keeps the group alive
+torch.distributed.all_reduce(torch.ones(100))  # gloo's thread lets go of the tensor
+leave()
+"""
+
+
+@pytest.mark.skipif(not LONG, reason="takes a minute: set PYMTG_TEST_LONG, or make test-long")
+def test_ranks_can_end_right_after_a_collective(tmp_path):
+    for number in range(15):  # without waiting, one in eight aborted
+        words = [sys.executable, "-c", LEAVING, str(tmp_path / str(number))]
+        ranks = [subprocess.Popen([*words, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
+        said = [rank.communicate(timeout=100)[1] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], said
+
+
 def test_the_command_on_two_ranks_is_the_command_on_one(tmp_path):
     data = write_tiny(tmp_path)
     words = ["--data", data, "--epochs", "2", "--groups", "2", "--hidden", "8", "--val-size", "0.2"]
