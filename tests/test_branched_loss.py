@@ -312,6 +312,7 @@ class Step(nn.Module):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it where a graph breaks
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:Graph break due to unsupported builtin")  # torch 2.6 tells
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin:UserWarning")  # and so does 2.11
 @pytest.mark.parametrize(
     ("sampling", "layout"), [("gumbel", MIXED), ("per_sample", CLASSES)], ids=["gumbel", "per_sample"]
 )

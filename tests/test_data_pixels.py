@@ -15,7 +15,7 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import convnet
 from pymtg.trainers import TrainConfig
 from pymtg.trainers._batches import batch_source
-from pymtg.trainers.compare import _hold_out
+from pymtg.trainers._compare_seed import _hold_out
 
 LAYOUT = TaskLayout.binary(["a", "b"])
 FIGURES = ((0.5, 0.4), (0.2, 0.3))
