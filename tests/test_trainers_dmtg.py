@@ -17,7 +17,7 @@ from pymtg import DMTGTrainer, MultiTaskLoss, TaskLayout
 from pymtg.data import from_arrays
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import MLP, BranchedNet, GroupedNet, MultiHeadNet, TaskAssignment, Temperature, mlp
-from pymtg.trainers import NonFiniteLossError, NotFittedError, TrainConfig
+from pymtg.trainers import NonFiniteLossError, NotFittedError, TrainConfig, UnlabelledTaskWarning
 from pymtg.trainers._batches import batch_source
 from pymtg.trainers._loop import Job, train_network
 from pymtg.trainers._progress import reporting
@@ -488,7 +488,8 @@ def test_losses():
 def test_missing_labels_and_a_task_without_any():
     data = make(missing=True)
     data.targets[:, 2] = -100
-    fitted = fit(data=data, record=True, finetune_epochs=1)
+    with pytest.warns(UnlabelledTaskWarning, match="1 task: "):
+        fitted = fit(data=data, record=True, finetune_epochs=1)
     assert fitted.data_map_.missing
     assert all(record.task_losses[2] == 0 for stage in fitted.result_.stages for record in stage.history)
     assert np.isfinite(fitted.predict_proba(data).numpy()).all()

@@ -17,7 +17,7 @@ from pymtg import MultiTaskLoss, STGTrainer, TaskLayout
 from pymtg.data import from_arrays
 from pymtg.errors import InvalidArgumentError, InvalidTypeError, PymtgError
 from pymtg.nets import mlp
-from pymtg.trainers import NonFiniteLossError, NotFittedError
+from pymtg.trainers import NonFiniteLossError, NotFittedError, UnlabelledTaskWarning
 from pymtg.trainers._predict import class_probabilities
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
@@ -312,7 +312,8 @@ def test_extreme_numbers_of_groups(tasks, groups):
 def test_missing_labels_and_a_task_without_any():
     data = make(missing=True)
     data.targets[:, 2] = -100
-    trainer = fit(data=data)
+    with pytest.warns(UnlabelledTaskWarning, match=r"train holds no label for 1 task: 'c'\. Nothing is learned"):
+        trainer = fit(data=data)
     assert trainer.data_map_.missing
     assert trainer.result_.joint.history[0].task_losses[2] == 0
 

@@ -57,6 +57,7 @@ def test_the_same_results_whatever_the_network(model, shape, start, seed):
         torch.testing.assert_close(dict(first.state_dict()), dict(before), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore::pymtg.trainers.UnlabelledTaskWarning")
 @settings(max_examples=15, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 4), min_size=1, max_size=5),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pymtg.trainers._errors import CheckpointWarning, KeepBestWarning, NonFiniteLossError, NotFittedError
+from pymtg.trainers._errors import (
+    CheckpointWarning,
+    KeepBestWarning,
+    NonFiniteLossError,
+    NotFittedError,
+    UnlabelledTaskWarning,
+)
 from pymtg.trainers.baselines import ensemble, mtl, random_groups, stl
 from pymtg.trainers.compare import ABLATIONS, METHODS, VIEWS, compare
 from pymtg.trainers.comparison import Comparison, ComparisonView, Difference, MethodSummary, Summary
@@ -35,6 +41,7 @@ __all__ = [
     "StageResult",
     "Summary",
     "TrainConfig",
+    "UnlabelledTaskWarning",
     "compare",
     "ensemble",
     "mtl",

@@ -31,14 +31,14 @@ _RESIDENT_BYTES = 2**31  # tensors up to this size are copied to the device once
 class BatchSource(Protocol):
     """Something that yields batches on the device.
 
-    ``num_samples`` is M; ``labelled`` is False where there is known to be no label at all; ``missing`` tells whether
+    ``num_samples`` is M; ``unlabelled`` names the tasks that are known to have no label; ``missing`` tells whether
     labels may be missing (True where finding out would mean to read the whole dataset); ``orders_apart`` whether
     :meth:`shuffled_apart` draws every network's order from its own generator, or reads every sample once and gives it
     to all, in the order of the first.
     """
 
     num_samples: int
-    labelled: bool
+    unlabelled: tuple[str, ...]
     missing: bool
     orders_apart: bool
 
@@ -188,7 +188,8 @@ class _TensorBatches:
         self.inputs = inputs.to(self.device) if small else inputs
         self.targets = targets.to(self.device) if small else targets
         known = known_targets(targets, layout)
-        self.missing, self.labelled = not bool(known.all()), bool(known.any())
+        self.missing = not bool(known.all())
+        self.unlabelled = tuple(name for name, any_ in zip(layout, known.any(0).tolist(), strict=True) if not any_)
         self.num_samples = len(inputs)
         self.cuts = batch_cuts(self.num_samples, config.batch_size)
 
@@ -235,7 +236,7 @@ class _TensorBatches:
 
 
 class _LoaderBatches:
-    labelled = True
+    unlabelled: tuple[str, ...] = ()
     missing = True
     orders_apart = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pymtg.errors import PymtgError
 
-__all__ = ["CheckpointWarning", "KeepBestWarning", "NonFiniteLossError", "NotFittedError"]
+__all__ = ["CheckpointWarning", "KeepBestWarning", "NonFiniteLossError", "NotFittedError", "UnlabelledTaskWarning"]
 
 
 class NonFiniteLossError(PymtgError, ArithmeticError):
@@ -21,3 +21,7 @@ class CheckpointWarning(UserWarning):
 
 class KeepBestWarning(UserWarning):
     """None of a stage's tasks could be scored on the validation set, so that its last epoch was kept."""
+
+
+class UnlabelledTaskWarning(UserWarning):
+    """A task has no label in the training set: whatever comes out for it was not learned."""

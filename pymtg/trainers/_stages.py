@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,14 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from pymtg._counting import counted
 from pymtg._ranks import Ranks
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets._copying import copy_of
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source
+from pymtg.trainers._errors import UnlabelledTaskWarning
 from pymtg.trainers._keeper import Keeper
 from pymtg.trainers._loop import Job, Trained, train_network
 from pymtg.trainers._monitor import check_monitor
@@ -51,6 +54,16 @@ def check_model(model: object, layout: object) -> None:
 def load_what_is_late() -> None:
     """Let torch import what it does with a process's first optimizer: two seconds that are no part of any training."""
     torch.optim.SGD([nn.Parameter(torch.empty(0))], lr=1.0)
+
+
+def _warn_of(unlabelled: tuple[str, ...]) -> None:
+    names = ", ".join(map(repr, unlabelled[:6])) + (", ..." if len(unlabelled) > 6 else "")
+    warnings.warn(
+        f"train holds no label for {counted(len(unlabelled), 'task')}: {names}. Nothing is learned there, and the data map "
+        "says nothing of it",
+        UnlabelledTaskWarning,
+        stacklevel=5,
+    )
 
 
 @dataclass(frozen=True)
@@ -108,10 +121,12 @@ class Setting:
             raise InvalidArgumentError("keep_best=True needs a validation set; got val=None")
         opened = None if val is None else batch_source(val, layout, config, "val")
         source = batch_source(train, layout, config, "train")
-        if not source.labelled:
+        if len(source.unlabelled) == layout.num_tasks:
             raise InvalidArgumentError("train must hold labels; all of them are missing")
-        if config.keep_best and opened is not None and not opened.labelled:
+        if config.keep_best and opened is not None and len(opened.unlabelled) == layout.num_tasks:
             raise InvalidArgumentError("keep_best=True needs a validation set with labels; all of val's are missing")
+        if source.unlabelled:
+            _warn_of(source.unlabelled)
         if ranks is not None and source.num_samples < ranks.world:
             raise InvalidArgumentError(
                 f"train must hold a sample for each of the {ranks.world} ranks; got {source.num_samples}"
