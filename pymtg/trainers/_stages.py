@@ -59,8 +59,8 @@ def load_what_is_late() -> None:
 def _warn_of(unlabelled: tuple[str, ...]) -> None:
     names = ", ".join(map(repr, unlabelled[:6])) + (", ..." if len(unlabelled) > 6 else "")
     warnings.warn(
-        f"train holds no label for {counted(len(unlabelled), 'task')}: {names}. Nothing is learned there, and the data map "
-        "says nothing of it",
+        f"train holds no label for {counted(len(unlabelled), 'task')}: {names}. Nothing is learned there, and the data "
+        "map says nothing of it",
         UnlabelledTaskWarning,
         stacklevel=5,
     )
