@@ -13,6 +13,7 @@ import torch
 
 from pymtg._layout_checks import (
     Weights,
+    check_task_order,
     checked_class_weights,
     checked_counts,
     checked_kinds,
@@ -149,7 +150,7 @@ class TaskLayout:
         ------
         InvalidArgumentError
             If the array is not 2-D, holds fractions, negative labels or some beyond 32 bits, or has a task without any
-            label.
+            label, or if `names` are a data frame's columns in another order.
         """
         array = target_array(targets)
         if array.ndim != 2 or array.shape[1] == 0:
@@ -163,6 +164,7 @@ class TaskLayout:
             raise InvalidArgumentError(
                 f"names must have one entry per column of targets ({array.shape[1]}); got {len(names)}"
             )
+        check_task_order(targets, names, "names")
         return cls(names, [classes_in(array[:, t], names[t], ignore_index) for t in range(array.shape[1])])
 
     @property

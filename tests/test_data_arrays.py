@@ -78,11 +78,18 @@ def test_a_data_frame_with_the_tasks_in_another_order(rng):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(rng.integers(0, 2, (20, 3)), columns=["a", "b", "c"])
     layout = TaskLayout.from_targets(frame)
-    said = "targets must have the tasks as columns in the layout's order; column 1 is 'c', where the layout has 'b'"
+    said = (
+        "targets must have the tasks as columns in the order of the layout; column 1 is 'c', where the layout has 'b'"
+    )
     with pytest.raises(InvalidArgumentError, match=said):
         from_arrays(np.zeros((20, 1)), frame[["a", "c", "b"]], layout)
     with pytest.raises(InvalidArgumentError, match=said):
         score(np.full((20, 3), 0.5), frame[["a", "c", "b"]], layout)
+    said = "targets must have the tasks as columns in the order of names; column 1 is 'b', where names has 'c'"
+    with pytest.raises(InvalidArgumentError, match=said):
+        from_arrays(np.zeros((20, 1)), frame, names=["a", "c", "b"])
+    with pytest.raises(InvalidArgumentError, match=said):
+        TaskLayout.from_targets(frame, ["a", "c", "b"])
     renamed = frame.set_axis(["a", "x", "b"], axis=1)  # other names: by position
     np.testing.assert_array_equal(from_arrays(np.zeros((20, 1)), renamed, layout).targets, frame.to_numpy())
 

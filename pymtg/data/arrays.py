@@ -137,7 +137,7 @@ def from_arrays(
     targets
         ``[M, T]`` class numbers. A missing label is NaN in a floating array, -100 in any, masked in one of NumPy's
         masked arrays, NA in a data frame. uint8, int32 and int64 stay what they are, everything else becomes int64.
-        The columns of a data frame, where they are the layout's names, must be in its order.
+        The columns of a data frame, where they are the tasks' names, must be in their order.
         With a layout that has regression tasks: numbers, which become torch's default dtype, NaN where missing (for a
         classification task -100, too).
     layout
@@ -172,6 +172,7 @@ def from_arrays(
     labels = _checked_targets(targets)
     if layout is None:
         layout = TaskLayout.from_targets(labels, names)
+        check_task_order(targets, layout.names, "names")
     return ArrayTasks(features, labels, layout)
 
 
