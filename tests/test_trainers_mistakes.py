@@ -11,7 +11,7 @@ from torch import nn
 
 from pymtg import DMTGTrainer, STGTrainer, TaskLayout
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
-from pymtg.nets import BranchedNet, mlp
+from pymtg.nets import BranchedNet, MultiHeadNet, mlp
 from pymtg.trainers import KeepBestWarning
 
 LAYOUT = TaskLayout.binary(["a", "b", "c"])
@@ -253,6 +253,26 @@ def test_a_run_with_lazy_layers_is_gone_on_with_bit_for_bit(arrays, tmp_path):
     resumed = trainer(lazy, **options, checkpoint_dir=tmp_path).fit(arrays, resume=True)
     for one, other in zip(whole.models_, resumed.models_, strict=True):
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+@pytest.mark.parametrize("warm_epochs", [0, 1])
+def test_dmtgs_lazy_layers_get_shapes_and_a_run_is_gone_on_with_bit_for_bit(warm_epochs, arrays, tmp_path):
+    def branches(layout):
+        return MultiHeadNet(layout, nn.Sequential(nn.LazyBatchNorm1d(), nn.LazyLinear(8), nn.ReLU()), 8)
+
+    def made(**more):
+        return DMTGTrainer(branches, LAYOUT, num_groups=2, epochs=2, warm_epochs=warm_epochs, num_threads=1, **more)
+
+    def stop(stage, record):
+        if stage == "dmtg":
+            raise KeyError(stage)
+
+    whole = made().fit(arrays)
+    with pytest.raises(KeyError):
+        made(checkpoint_dir=tmp_path, on_epoch_end=stop).fit(arrays)
+    resumed = made(checkpoint_dir=tmp_path).fit(arrays, resume=True)
+    assert torch.equal(whole.predict_proba(arrays[0]), resumed.predict_proba(arrays[0]))
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Grouping", "NetMaker", "network_maker", "train_dmtg"]
 
 NetFactory = Callable[[TaskLayout], nn.Module]
+GiveShapes = Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,30 @@ class Grouping:
 
 @dataclass(frozen=True)
 class NetMaker:
-    """Makes the network to train: a copy of the one given, or a new one from a factory."""
+    """Makes the network to train: a copy of the one given, or a new one from a factory.
+
+    Called with what gives lazy layers their shapes, :meth:`Setting.give_shapes`, before the branches are put together.
+    """
 
     net: Any
     layout: TaskLayout
     num_groups: int | None
 
-    def __call__(self) -> BranchedNet:
+    def __call__(self, give_shapes: GiveShapes) -> BranchedNet:
         """Return a network that is nobody else's."""
-        made = self._made()
+        made = self._made(give_shapes)
         if isinstance(made, BranchedNet):
             self.check_branches(made)
             return made
         groups = 3 if self.num_groups is None else self.num_groups
         waiting = [made]  # the first of the K is there already
         return BranchedNet.from_factory(
-            lambda own: waiting.pop() if waiting else copy_of(self.net(own)), self.layout, groups
+            lambda _: waiting.pop() if waiting else self.single(give_shapes), self.layout, groups
         )
 
-    def single(self) -> MultiHeadNet:
+    def single(self, give_shapes: GiveShapes) -> MultiHeadNet:
         """Return one branch, behind the trunk, with a head for every task."""
-        made = self._made()
+        made = self._made(give_shapes)
         return made if isinstance(made, MultiHeadNet) else _first_branch(made)
 
     def check_branches(self, net: BranchedNet) -> None:
@@ -87,14 +91,17 @@ class NetMaker:
                 f"num_groups must be left out or be the network's own, {net.num_branches}; got {self.num_groups}"
             )
 
-    def _made(self) -> BranchedNet | MultiHeadNet:
+    def _made(self, give_shapes: GiveShapes) -> BranchedNet | MultiHeadNet:
         if isinstance(self.net, BranchedNet):
-            return copy_of(self.net)
+            made = copy_of(self.net)
+            give_shapes(made)
+            return made
         made = self.net(self.layout)
         if not isinstance(made, (BranchedNet, MultiHeadNet)):
             raise InvalidTypeError(f"net must make a BranchedNet or a MultiHeadNet; it made a {type(made).__name__}")
         if made.layout != self.layout:
             raise InvalidArgumentError("net must make a network for the layout it is called with; theirs differ")
+        give_shapes(made)
         return copy_of(made)  # a factory may hand out one that it keeps
 
 
@@ -156,7 +163,7 @@ def _job(
     seed = stage_seed(setting.seed, "dmtg")
 
     def build() -> nn.Module:
-        net = make()
+        net = make(setting.give_shapes)
         if warm is not None:
             assert isinstance(warm.network, MultiHeadNet)
             net.load_multihead(warm.network)
@@ -194,7 +201,7 @@ def _warm_start(setting: Setting, plan: DMTGPlan, make: NetMaker) -> Trained:
     """Train one branch, with the trunk, on all tasks: the released code's start from an MTL network."""
     job = Job(
         name="warm start",
-        build=make.single,
+        build=lambda: make.single(setting.give_shapes),
         layout=setting.layout,
         seed=stage_seed(setting.seed, "joint"),
         epochs=plan.warm_epochs,

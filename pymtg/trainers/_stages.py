@@ -89,10 +89,10 @@ class Setting:
             if any(earlier() is network for earlier in self.built):
                 raise InvalidArgumentError("model must build a new network at each call; it returned one a second time")
             self.built.append(weakref.ref(network))
-            self._give_shapes(network)
+            self.give_shapes(network)
         return network
 
-    def _give_shapes(self, network: nn.Module) -> None:
+    def give_shapes(self, network: nn.Module) -> None:
         """Run a batch through lazy layers: what comes next asks for their weights, or goes by their types."""
         if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
             network.to(self.config.torch_device)
