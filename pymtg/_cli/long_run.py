@@ -20,7 +20,7 @@ def checkpoint_directory(out: Path, resume: bool, leads: bool) -> Path:
     from pymtg.trainers._checkpoints import CheckpointFolder
 
     directory = out / "checkpoints"
-    if leads and not resume and CheckpointFolder(directory).holds_any():
+    if leads and not resume and CheckpointFolder(directory).count():
         raise CommandError(f"{directory} holds a run that was stopped: go on with --resume, or remove the directory")
     return directory
 

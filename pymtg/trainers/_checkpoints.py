@@ -56,9 +56,9 @@ class CheckpointFolder:
         """Return the checkpoints of a stage that is a run of its own."""
         return CheckpointFolder(self.directory / f"run-{number:03d}")
 
-    def holds_any(self) -> bool:
-        """Return whether there is any checkpoint, of a stage that is a run of its own too."""
-        return bool(self.positions()) or any(run.holds_any() for run in self.runs())
+    def count(self) -> int:
+        """Return how many checkpoints there are, those of stages that are runs of their own among them."""
+        return len(self.positions()) + sum(run.count() for run in self.runs())
 
     def runs(self) -> list[CheckpointFolder]:
         """Return the directories of stages that are runs of their own."""

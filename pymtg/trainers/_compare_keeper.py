@@ -94,7 +94,7 @@ class ComparisonKeeper:
         try:
             yield
         except StopRequest as stop:
-            held = self.folder is not None and self.folder.holds_any()
+            held = self.folder is not None and self.folder.count() > 0
             stop.saved = str(self.folder.directory) if self.folder is not None and held else None
             raise
 

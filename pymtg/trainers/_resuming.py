@@ -23,10 +23,11 @@ Start: TypeAlias = tuple[Position, list[dict[str, Any]]]
 
 def check_empty(folder: CheckpointFolder, resume: bool) -> None:
     """Raise InvalidArgumentError for checkpoints that the call would not go on from."""
-    if not resume and folder.holds_any():
+    found = 0 if resume else folder.count()
+    if found:
         raise InvalidArgumentError(
             "checkpoint_dir must hold no checkpoints unless resume=True goes on from them; "
-            f"got {folder.directory} with {len(folder.positions())}"
+            f"got {folder.directory} with {found}"
         )
 
 
