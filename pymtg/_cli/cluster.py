@@ -44,7 +44,9 @@ def cluster(
     fuzzifier: opt.Fuzzifier = 1.07,
     n_init: Annotated[int, typer.Option("--n-init", min=1, help="Starts of k-means, of which the best counts.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the starts.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No table: write the file, report errors only.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No table: write the file, report errors and warnings only.")
+    ] = False,
 ) -> None:
     """Group tasks by a saved data map or Gram matrix."""
     from pymtg.groups import cluster_tasks

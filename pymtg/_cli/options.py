@@ -244,7 +244,9 @@ ValSize = Annotated[
     float,
     typer.Option("--val-size", help="Share of the rows to validate on; CelebA has a validation set of its own."),
 ]
-Quiet = Annotated[bool, switch("--quiet", help="No progress and no tables: write the files, report errors only.")]
+Quiet = Annotated[
+    bool, switch("--quiet", help="No progress and no tables: write the files, report errors and warnings only.")
+]
 
 
 def given(context: typer.Context, *names: str) -> list[str]:
