@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from _tiny import write_tiny
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from pymtg import DataMap, TaskLayout, cluster_tasks, record
+from pymtg._cli.warning_lines import warning_lines
 from pymtg.cli import main
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.ranks import own_samples, sum_gram
@@ -276,6 +278,16 @@ def test_the_command_tells_what_is_wrong(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert main(["compare", "--data", "nothing", "--out", str(tmp_path)]) == 2  # one rank is as none
     assert "compare runs in one process" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "name"), [("0", "pymtg"), ("1", "pymtg (rank 1)")])
+def test_a_warning_names_the_rank_it_comes_from(rank, name, monkeypatch, capsys):
+    for variable, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(variable, value)
+    with warning_lines(dict):
+        warnings.simplefilter("always")
+        warnings.warn("odd", CheckpointWarning, stacklevel=1)
+    assert capsys.readouterr().err == f"{name}: warning: odd\n"
 
 
 def test_repeats_are_left_out_of_a_batch():

@@ -14,7 +14,7 @@ from pymtg._cli.compare import compare
 from pymtg._cli.dmtg import dmtg
 from pymtg._cli.env import env
 from pymtg._cli.errors import CommandError, StoppedError, in_flags, one_line
-from pymtg._cli.ranks import leave_ranks, own_rank
+from pymtg._cli.ranks import leave_ranks, rank_label
 from pymtg._cli.stg import stg
 from pymtg._cli.warning_lines import warning_lines
 
@@ -96,7 +96,5 @@ def _flags(name: str) -> dict[str, str]:
 
 
 def _fail(name: str, message: str, code: int) -> int:
-    rank = own_rank()
-    where = f" (rank {rank})" if rank else ""
-    print(f"{name}{where}: {message}", file=sys.stderr)
+    print(f"{name}{rank_label()}: {message}", file=sys.stderr)
     return code

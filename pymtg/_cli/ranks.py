@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pymtg._cli.errors import CommandError
 
-__all__ = ["join_ranks", "leave_ranks", "own_rank", "refuse_ranks", "shown_ranks"]
+__all__ = ["join_ranks", "leave_ranks", "own_rank", "rank_label", "refuse_ranks", "shown_ranks"]
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -18,6 +18,12 @@ def own_rank() -> int | None:
     if not all(found) or not (found[0].isdigit() and found[1].isdigit()) or int(found[1]) < 2:
         return None
     return int(found[0])
+
+
+def rank_label() -> str:
+    """Return what follows the command's name in a line on stderr; nothing on rank 0, whose lines are those of one."""
+    rank = own_rank()
+    return f" (rank {rank})" if rank else ""
 
 
 def join_ranks(device: str | None, timeout: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pymtg._cli.errors import in_flags
+from pymtg._cli.ranks import rank_label
 
 __all__ = ["warning_lines"]
 
@@ -26,7 +27,7 @@ def warning_lines(flags: Callable[[], Mapping[str, str]]) -> Iterator[None]:
             line = in_flags(" ".join(str(message).split()), flags())
             if line not in shown:  # Python forgets what it has shown whenever a library sets filters of its own
                 shown.add(line)
-                print(f"pymtg: warning: {line}", file=sys.stderr)
+                print(f"pymtg{rank_label()}: warning: {line}", file=sys.stderr)
         else:
             before(message, category, *rest, **more)
 
