@@ -240,6 +240,10 @@ def test_predicted_classes_are_those_that_are_scored(combine):
             scores.tasks[name]["accuracy"]
         )
     assert trainer.predict(torch.empty(0, 5)).shape == (0, 4)
+    inputs = test.inputs.clone()
+    inputs[7, 2] = torch.nan
+    with pytest.raises(InvalidArgumentError, match="inputs must give numbers for classes; row 7 gives nan for 'a'"):
+        trainer.predict(inputs, combine)
 
 
 def test_prediction_restores_each_modules_mode():

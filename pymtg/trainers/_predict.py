@@ -161,12 +161,23 @@ def predicted_values(probabilities: torch.Tensor, layout: TaskLayout) -> torch.T
     """Return [N, T]: the most probable class of every task, int64; or, where tasks are regressions, floating values.
 
     As :func:`pymtg.metrics.score` counts them: the first of equals, and class 1 of a one-logit task above a half.
+    Raises InvalidArgumentError for a class whose probabilities are NaN, which no class number could tell.
     """
+    if probabilities.isnan().any():
+        _check_known(probabilities, layout)
     if set(layout.num_classes) == {1} and not layout.has_regression:
         return (probabilities > 0.5).long()
     parts = zip(layout.kinds, layout.split(probabilities), strict=True)
     columns = [_value(kind, part) for kind, part in parts]
     return torch.stack([own.to(probabilities.dtype) for own in columns] if layout.has_regression else columns, 1)
+
+
+def _check_known(probabilities: torch.Tensor, layout: TaskLayout) -> None:
+    for name, kind, part in zip(layout.names, layout.kinds, layout.split(probabilities), strict=True):
+        unknown = part.isnan().any(dim=1)
+        if kind != "regression" and unknown.any():
+            row = int(unknown.nonzero()[0, 0])
+            raise InvalidArgumentError(f"inputs must give numbers for classes; row {row} gives nan for {name!r}")
 
 
 def _value(kind: str, part: torch.Tensor) -> torch.Tensor:

@@ -313,7 +313,7 @@ class DMTGTrainer:
     def predict(self, inputs: Any) -> torch.Tensor:
         """Predict classes, and the values of regression tasks, with the pruned network.
 
-        Takes and raises what :meth:`predict_proba` does.
+        Takes and raises what :meth:`predict_proba` does, and InvalidArgumentError where a class would be chosen by NaN.
 
         Returns
         -------

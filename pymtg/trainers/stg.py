@@ -323,7 +323,7 @@ class STGTrainer:
     def predict(self, inputs: Any, combine: str = "soft") -> torch.Tensor:
         """Predict classes, and the values of regression tasks.
 
-        Takes and raises what :meth:`predict_proba` does.
+        Takes and raises what :meth:`predict_proba` does, and InvalidArgumentError where a class would be chosen by NaN.
 
         Returns
         -------
