@@ -814,6 +814,7 @@ def test_the_installed_command_is_this_one():
         ("num_groups must be at least 1; got 0", "--groups must be at least 1; got 0"),
         ("test_size must be a share", "--test-size must be a share"),
         ("amp='float16' needs a CUDA device", "--amp='float16' needs a CUDA device"),
+        ("test_size=0.9 does not fit 3 rows", "--test-size=0.9 does not fit 3 rows"),
         ("keep_best=True needs a validation set", "--keep-best needs a validation set"),
         ("epochs's last must be", "--epochs's last must be"),
         ("groups 'few' must be", "--groups 'few' must be"),

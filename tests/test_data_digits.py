@@ -88,8 +88,8 @@ def test_parts_are_stratified_by_digit(seed):
         ({"val_size": -0.1}, InvalidArgumentError, "val_size must be a share, at least 0"),
         ({"val_size": "0.1"}, InvalidTypeError, "val_size must be a number"),
         ({"test_size": 0.6, "val_size": 0.4}, InvalidArgumentError, "val_size must be less than 1 - test_size"),
-        ({"test_size": 0.001}, InvalidArgumentError, "test_size 0.001 does not fit"),
-        ({"test_size": 0.999}, InvalidArgumentError, "test_size 0.999 does not fit"),
+        ({"test_size": 0.001}, InvalidArgumentError, "test_size=0.001 does not fit"),
+        ({"test_size": 0.999}, InvalidArgumentError, "test_size=0.999 does not fit"),
         ({"test_size": 0}, InvalidArgumentError, "test_size must be a share, above 0"),
     ],
 )

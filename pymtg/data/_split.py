@@ -72,5 +72,5 @@ def _take(
             rows, test_size=count, random_state=int(seed), stratify=None if strata is None else strata[rows]
         )
     except ValueError as error:  # too few rows for the share or for the strata
-        raise InvalidArgumentError(f"{argument} {share:g} does not fit {len(rows)} rows: {error}") from None
+        raise InvalidArgumentError(f"{argument}={share:g} does not fit {len(rows)} rows: {error}") from None
     return np.sort(kept), np.sort(taken)
