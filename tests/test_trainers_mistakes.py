@@ -197,6 +197,7 @@ class Keeping(nn.Module):
 
     def forward(self, inputs):
         self.kept = self.first(inputs).relu()
+        self.by_name = {"first": (self.kept, [self.kept.sum()])}
         return self.last(self.kept)
 
 
