@@ -38,6 +38,8 @@ def once(
         gradient = gradient.to(dtype)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return gradient
+    if batched(upstream):
+        raise BackendError(f"{name} is differentiable once; many backward passes as one take no create_graph=True")
     own = gradient.detach().requires_grad_()
     return _Once.apply(own, name, upstream, *_leaves(node))  # type: ignore[no-any-return, no-untyped-call]
 

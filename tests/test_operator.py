@@ -111,6 +111,8 @@ def test_many_backward_passes_as_one(way: str, case: Case, backend: str) -> None
 
         got = torch.vmap(grad)(many) if way == "vmap" else grad(many, batched=True)
         torch.testing.assert_close(got, torch.stack(each))
+        with pytest.raises(BackendError, match="multitask_cross_entropy is differentiable once; many backward passes"):
+            torch.autograd.grad(losses, case.logits, many, is_grads_batched=True, create_graph=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, as it makes duals
