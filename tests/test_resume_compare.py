@@ -187,7 +187,9 @@ def test_those_of_a_trainer_are_told_from_those_of_a_comparison(stopped, tmp_pat
     options = {"num_groups": 2, "epochs": 2, "progress": False, "device": "cpu"}
     with pytest.raises(InvalidArgumentError, match=r"resume must continue the same run; .* of a comparison"):
         STGTrainer(MODEL, LAYOUT, checkpoint_dir=stopped.directory, **options).fit(make(0).train, resume=True)
+    (tmp_path / "stg" / "run-000").mkdir(parents=True)  # holds no checkpoints, and is somebody's own
     STGTrainer(MODEL, LAYOUT, checkpoint_dir=tmp_path / "stg", **options).fit(make(0).train)
+    (tmp_path / "stg" / "run-000").rmdir()
     for path in sorted((tmp_path / "stg").iterdir(), reverse=True):
         with pytest.raises(InvalidArgumentError, match=r"differs in .*method \('stg' there, 'compare' here\)"):
             compare(make, MODEL, checkpoint_dir=tmp_path / "stg", resume=True, config=config(), **OPTIONS)

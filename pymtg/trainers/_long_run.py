@@ -113,7 +113,7 @@ class LongRun:
         folder = CheckpointFolder(directory)
         found = folder.positions()
         check_empty(folder, resume)
-        if folder.runs():
+        if folder.count() > len(found):
             raise InvalidArgumentError(
                 f"resume must continue the same run; {folder.directory} holds the checkpoints of a comparison"
             )
