@@ -149,14 +149,14 @@ def column_names(values: Any) -> tuple[str, ...] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def check_task_order(targets: Any, names: tuple[str, ...], whose: str = "the layout") -> None:
+def check_task_order(frame: Any, names: tuple[str, ...], whose: str = "the layout", argument: str = "targets") -> None:
     """Raise InvalidArgumentError for a data frame with the tasks for its columns, but in another order."""
-    columns = column_names(targets)
+    columns = column_names(frame)
     if columns is None or columns == names or sorted(columns) != sorted(names):
         return
     task = next(t for t, name in enumerate(names) if columns[t] != name)
     raise InvalidArgumentError(
-        f"targets must have the tasks as columns in the order of {whose}; column {task} is {columns[task]!r}, "
+        f"{argument} must have the tasks as columns in the order of {whose}; column {task} is {columns[task]!r}, "
         f"where {whose} has {names[task]!r}"
     )
 

@@ -18,7 +18,7 @@ from pymtg import _clustering as core
 from pymtg._counting import counted
 from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
-from pymtg._layout_checks import checked_names, column_names
+from pymtg._layout_checks import check_task_order, checked_names, column_names
 from pymtg._ranges import span
 from pymtg.cluster import FewerPointsError, FewerPointsWarning, FuzzyKMeans, checked_gram
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
@@ -252,6 +252,8 @@ def grouped_by(
     names = checked_names(task_names, "task_names")
     if len(names) != len(features):
         raise InvalidArgumentError(f"task_names must have one entry per task ({len(features)}); got {len(names)}")
+    if data_map is None:
+        check_task_order(data_map_or_gram, names, "task_names", "data_map_or_gram")
     _check_number(estimator.n_clusters, len(features), number)
     if data_map is not None and not features.any():
         _check_recorded(data_map)

@@ -67,6 +67,10 @@ def test_gram_as_a_data_frame():
     assert cluster_tasks(named, 3, random_state=0).groups == GROUPS
     assert cluster_tasks(named, 3, list("tuvwxyz"), random_state=0).names == tuple("tuvwxyz")
     assert cluster_tasks(pandas.DataFrame(gram), 3, random_state=0).names == tuple(f"task{t}" for t in range(7))
+    with pytest.raises(
+        InvalidArgumentError, match="data_map_or_gram must have the tasks as columns in the order of ta"
+    ):
+        cluster_tasks(named, 3, list("bacdefg"))
     by_array = FuzzyKMeans(3, random_state=0).fit_gram(gram)
     np.testing.assert_array_equal(FuzzyKMeans(3, random_state=0).fit_gram(named).labels_, by_array.labels_)
     with pytest.raises(InvalidTypeError, match="real numbers; got dtype object"):
