@@ -55,6 +55,17 @@ def test_fractions_as_targets_are_refused(arrays):
         trainer().fit(samples)
 
 
+@pytest.mark.parametrize("kind", [STGTrainer, DMTGTrainer])
+def test_inference_mode_is_for_predictions(kind, arrays):
+    fresh = kind(mlp(5, (8,)), LAYOUT, num_groups=2, epochs=1, num_threads=1)
+    with torch.inference_mode(), pytest.raises(InvalidArgumentError, match=r"training must not be inside torch\.infer"):
+        fresh.fit(arrays)
+    fresh.fit(arrays)
+    expected = fresh.predict_proba(arrays[0])
+    with torch.inference_mode():
+        assert torch.equal(fresh.predict_proba(arrays[0]), expected)
+
+
 def test_more_threads_than_a_machine_can_start_are_refused():
     with pytest.raises(InvalidArgumentError, match=r"num_threads must be at most .* got 100000"):
         STGTrainer(mlp(5, (8,)), LAYOUT, num_groups=2, epochs=1, num_threads=100_000)

@@ -113,6 +113,10 @@ class Setting:
         ranks: Ranks | None = None,
     ) -> Setting:
         """Check the arguments that every method takes, and open the data."""
+        if torch.is_inference_mode_enabled():
+            raise InvalidArgumentError(
+                "training must not be inside torch.inference_mode(): nothing has a gradient there"
+            )
         load_what_is_late()
         check_model(model, layout)
         check_int("seed", seed, 0)
