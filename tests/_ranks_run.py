@@ -93,7 +93,7 @@ def dmtg(seed, data, val=None, resume=False, **options):
 
     plan = {"epochs": 3, "warm_epochs": 1, "finetune_epochs": 1, "record": True, "seed": seed}
     # Adam makes whole steps of theta's smallest gradients, and so of rounding: theta waits until there is more of them.
-    quick = {"assignment_lr": 0.3, "temperature": 0.5, "assignment_warmup": 0.1}
+    quick = {"assignment_lr": 0.3, "temperature": 0.5, "assignment_warmup": 0.3}
     return DMTGTrainer(net, LAYOUT, **{**FAST, **plan, **quick, **options}).fit(data, val, resume=resume)
 
 
