@@ -291,14 +291,14 @@ def _check_recorded(data_map: Any) -> None:
 def _too_few(estimator: FuzzyKMeans, data_map: Any, tasks: int, found: int, number: str) -> InvalidArgumentError:
     """Return the error for tasks, or points of theirs, of which too few differ."""
     if estimator.mode == "points":
-        differing, counted = "(mean, std) points that differ", f"{found}"
+        differing, there = "(mean, std) points that differ", f"{found}"
     else:
-        differing, counted = "tasks that differ", f"{found} of {tasks}"
+        differing, there = "tasks that differ", f"{found} of {tasks}"
     if estimator.n_clusters == "auto":
         least = estimator.cluster_range[0]
-        message = f"{number}='auto' needs more {differing} than the smallest number of groups, {least}; got {counted}"
+        message = f"{number}='auto' needs more {differing} than the smallest number of groups, {least}; got {there}"
     else:
-        message = f"{number} must be at most the number of {differing} ({counted}); got {estimator.n_clusters}"
+        message = f"{number} must be at most the number of {differing} ({there}); got {estimator.n_clusters}"
     if data_map is not None and _regressions_all_or_nothing(data_map):
         message += (
             "; every probability of the regression tasks is 0 or 1, as where targets are not standardised: "

@@ -52,7 +52,7 @@ def check_model(model: object, layout: object) -> None:
 
 @functools.cache
 def load_what_is_late() -> None:
-    """Let torch import what it does with a process's first optimizer: two seconds that are no part of any training."""
+    """Let torch import what it does with a process's first optimizer: seconds that are no part of any training."""
     torch.optim.SGD([nn.Parameter(torch.empty(0))], lr=1.0)
 
 
