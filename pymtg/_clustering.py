@@ -55,6 +55,19 @@ def one_hot(labels: Int32Array, n_clusters: int) -> Float64Array:
     return result
 
 
+def largest(rows: Float64Array) -> Int32Array:
+    """Return the column ``[n]`` of each row's largest entry."""
+    columns: Int32Array = rows.argmax(axis=1).astype(np.int32)
+    return columns
+
+
+def shares(labels: Int32Array, n_clusters: int) -> Float64Array:
+    """Return shares ``[tasks, K]`` of each task's points ``[tasks, P]`` by cluster; -1 stands for no point."""
+    counts = np.stack([np.bincount(row[row >= 0], minlength=n_clusters) for row in labels])
+    result: Float64Array = counts / counts.sum(axis=1, keepdims=True)
+    return result
+
+
 def fuzzify(squared: Float64Array, fuzzifier: float) -> Float64Array:
     """Return memberships ``[n, K]`` of points with the given squared distances ``[n, K]`` to the centroids."""
     return _core.fuzzify(np.ascontiguousarray(squared), fuzzifier, torch.get_num_threads())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,19 +12,15 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pymtg import _clustering as core
 from pymtg import _core
-from pymtg._gram import Float64Array, as_float_array, gram_matrix
-from pymtg.errors import InvalidArgumentError, InvalidTypeError
+from pymtg._cluster_checks import as_points, check_number, checked_gram, checked_options, checked_rows, two_dimensional
+from pymtg._gram import Float64Array, gram_matrix
+from pymtg.errors import InvalidArgumentError
 
 __all__ = ["FuzzyKMeans"]
-
-MODES = ("kmeans-fuzzified", "fuzzy-cmeans", "kmeans", "points")
-_ROWS_CHECKED = 64
-ALGORITHMS = ("auto", "gram", "grid", "lloyd")
 
 
 class FewerPointsWarning(ConvergenceWarning):  # type: ignore[misc]
@@ -155,9 +149,9 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
 
     def _fitted(self, X: Any, observed: npt.NDArray[np.bool_] | None = None) -> FuzzyKMeans:
         """Fit on X; in mode "points" on those of its points that `observed` ``[n, P]`` marks, at least one a row."""
-        options = self._options()
-        raw = self._two_dimensional(X)
-        array = self._checked(raw, minimum=2)
+        options = checked_options(self)
+        raw = two_dimensional(X, self.mode)
+        array = checked_rows(raw, 2, self)
         if self.mode == "points":
             result, curve = self._fit_task_points(array, options, observed)
         else:
@@ -180,7 +174,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         InvalidTypeError
             If G is not numeric.
         """
-        options = self._options()
+        options = checked_options(self)
         result, curve = self._cluster_gram(checked_gram(G), options)
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self, name):
@@ -190,17 +184,17 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
     def predict(self, X: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.int32]:
         """Return the nearest centre ``[n]`` of each row of X (in mode "points" that of most of its points)."""
         if self.mode == "points":
-            return _argmax(self.predict_memberships(X))
-        return _argmax(-self._squared_distances(X))
+            return core.largest(self.predict_memberships(X))
+        return core.largest(-self._squared_distances(X))
 
     def predict_memberships(self, X: npt.ArrayLike | torch.Tensor) -> Float64Array:
         """Return the memberships ``[n, K]`` of the rows of X in the fitted clusters."""
         squared = self._squared_distances(X)
         if self.mode == "points":
             labels = squared.argmin(axis=-1).astype(np.int32)
-            return _shares(labels, self.n_clusters_)
+            return core.shares(labels, self.n_clusters_)
         if self.mode == "kmeans":
-            return core.one_hot(_argmax(-squared), self.n_clusters_)
+            return core.one_hot(core.largest(-squared), self.n_clusters_)
         return core.fuzzify(squared, self.fuzzifier)
 
     def transform(self, X: npt.ArrayLike | torch.Tensor) -> Float64Array:
@@ -243,7 +237,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
 
     def _fit_rows(self, X: core.FloatArray, options: core.Options) -> tuple[core.Clustering, dict[int, float] | None]:
         way = core.choose_algorithm(X.shape[0], X.shape[1], self.algorithm, self.mode)
-        self._check_number(len(X), "rows of X")
+        check_number(self.n_clusters, len(X), "rows of X")
         if way == "gram":
             distances = core.distances_from_gram(gram_matrix(X))
             result, curve = self._search(
@@ -257,7 +251,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
     def _fit_task_points(
         self, X: core.FloatArray, options: core.Options, observed: npt.NDArray[np.bool_] | None
     ) -> tuple[core.Clustering, dict[int, float] | None]:
-        points = self._as_points(X)
+        points = as_points(X)
         if observed is None or observed.all():
             result, curve = self._fit_rows(points.reshape(-1, 2), options)
             labels = result.labels.reshape(len(X), -1)
@@ -266,9 +260,9 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
             labels = np.full(observed.shape, -1, np.int32)
             labels[observed] = result.labels
         clusters = len(result.centers) if result.centers is not None else 0
-        shares = _shares(labels, clusters)
+        shares = core.shares(labels, clusters)
         return (
-            replace(result, memberships=shares, labels=_argmax(shares)),
+            replace(result, memberships=shares, labels=core.largest(shares)),
             curve,
         )
 
@@ -283,7 +277,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
             raise InvalidArgumentError(
                 f"algorithm must be 'auto' or 'gram' to fit a Gram matrix; got {self.algorithm!r}"
             )
-        self._check_number(len(gram), "points of the Gram matrix")
+        check_number(self.n_clusters, len(gram), "points of the Gram matrix")
         distances = core.distances_from_gram(gram)
         return self._search(lambda k: core.cluster_distances(distances, k, options), distances, np.arange(len(gram)))
 
@@ -335,69 +329,6 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
             warnings.warn(FewerPointsWarning(message, result.found), stacklevel=3)
         return self
 
-    # -- checking ------------------------------------------------------------------------------------------------
-
-    def _options(self) -> core.Options:
-        _require(self.mode in MODES, "mode", f"one of {', '.join(MODES)}", self.mode)
-        _require(self.algorithm in ALGORITHMS, "algorithm", f"one of {', '.join(ALGORITHMS)}", self.algorithm)
-        _require_real(self.fuzzifier, "fuzzifier")
-        _require(1 < self.fuzzifier < math.inf, "fuzzifier", "above 1 and finite", self.fuzzifier)
-        _require_real(self.tol, "tol")
-        _require(0 <= self.tol < math.inf, "tol", "0 or above and finite", self.tol)
-        for name in ("n_init", "max_iter"):
-            _require_integer(getattr(self, name), name)
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        if isinstance(self.n_clusters, str):
-            _require(self.n_clusters == "auto", "n_clusters", "an integer or 'auto'", self.n_clusters)
-            self._check_range()
-        else:
-            _require_integer(self.n_clusters, "n_clusters")
-            _require(self.n_clusters >= 1, "n_clusters", "at least 1", self.n_clusters)
-        seed = _generator(self.random_state).randint(np.iinfo(np.int64).max, dtype=np.int64)
-        return core.Options(
-            self.mode, float(self.fuzzifier), int(self.n_init), int(self.max_iter), float(self.tol), int(seed)
-        )
-
-    def _check_range(self) -> None:
-        try:
-            low, high = self.cluster_range
-        except (TypeError, ValueError):
-            raise InvalidTypeError(f"cluster_range must be a pair of integers; got {self.cluster_range!r}") from None
-        _require_integer(low, "cluster_range[0]")
-        _require_integer(high, "cluster_range[1]")
-        _require(2 <= low <= high, "cluster_range", "(low, high) with 2 <= low <= high", self.cluster_range)
-
-    def _check_number(self, n: int, what: str) -> None:
-        if self.n_clusters != "auto" and int(self.n_clusters) > n:
-            raise InvalidArgumentError(
-                f"n_clusters must be at most the number of {what}; got n_clusters={self.n_clusters}, n_samples={n}"
-            )
-
-    def _two_dimensional(self, X: Any) -> Any:
-        if isinstance(X, torch.Tensor):
-            X = as_float_array(X, "X")
-        if self.mode == "points" and getattr(X, "ndim", 2) == 3:
-            if X.shape[2] != 2:
-                raise InvalidArgumentError(f"X must be [tasks, points, 2] in mode 'points'; got shape {X.shape}")
-            X = X.reshape(len(X), -1)
-        return X
-
-    def _checked(self, X: Any, minimum: int) -> core.FloatArray:
-        try:
-            array: core.FloatArray = check_array(
-                X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=minimum, estimator=self, input_name="X"
-            )
-        except ValueError as error:
-            raise InvalidArgumentError(str(error)) from None
-        return array
-
-    def _as_points(self, X: core.FloatArray) -> core.FloatArray:
-        if X.shape[1] % 2:
-            raise InvalidArgumentError(
-                f"X must have an even number of columns in mode 'points', (x, y) pairs; got {X.shape[1]}"
-            )
-        return X.reshape(len(X), -1, 2)
-
     def _squared_distances(self, X: Any) -> Float64Array:
         """[n, K], or [n, P, K] for task points."""
         check_is_fitted(self)
@@ -406,84 +337,11 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
                 "this estimator was fitted from a Gram matrix, which has no centres in the space of the features: "
                 "predict, transform and score need fit(X); labels_ and memberships_ hold the fitted points' clusters"
             )
-        raw = self._two_dimensional(X)
-        array = self._checked(raw, minimum=1)
+        raw = two_dimensional(X, self.mode)
+        array = checked_rows(raw, 1, self)
         if self.mode != "points":
             validate_data(self, raw, reset=False, skip_check_array=True)
             return _core.center_distances(array, self.cluster_centers_, torch.get_num_threads())
-        points = self._as_points(array)
+        points = as_points(array)
         flat = _core.center_distances(points.reshape(-1, 2), self.cluster_centers_, torch.get_num_threads())
         return flat.reshape(len(points), -1, self.n_clusters_)
-
-
-def checked_gram(G: npt.ArrayLike | torch.Tensor) -> Float64Array:
-    """Return a Gram matrix as float64, checked for shape, finite entries, symmetry and a diagonal without negatives."""
-    gram = as_float_array(G, "the Gram matrix").astype(np.float64, copy=False)
-    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
-        raise InvalidArgumentError(f"the Gram matrix must be square; got shape {gram.shape}")
-    if len(gram) < 2:
-        raise InvalidArgumentError(f"the Gram matrix must hold at least 2 points; got {len(gram)}")
-    scale = max(float(np.abs(row).max()) for row in gram)
-    if not math.isfinite(scale):
-        raise InvalidArgumentError("the Gram matrix must be finite; it holds NaN or infinity")
-    diagonal = gram.diagonal()
-    asymmetry, squared = 0.0, math.inf
-    for at in range(0, len(gram), _ROWS_CHECKED):  # a matrix of many points is too large for copies of it
-        rows = slice(at, at + _ROWS_CHECKED)
-        part, across = gram[rows], gram[:, rows].T
-        asymmetry = max(asymmetry, float(np.abs(part - across).max()))
-        squared = min(squared, float((diagonal[rows, None] + diagonal - 2 * part).min()))
-    if asymmetry > 1e-8 * scale:
-        raise InvalidArgumentError(f"the Gram matrix must be symmetric; got entries {asymmetry} apart")
-    if diagonal.min() < -1e-12 * scale:
-        raise InvalidArgumentError(f"the Gram matrix must not have a negative diagonal; got {diagonal.min()}")
-    if squared < -1e-8 * scale:
-        raise InvalidArgumentError(
-            f"the Gram matrix must give no negative squared distance; got {squared} (is it a matrix of distances?)"
-        )
-    return gram
-
-
-def _generator(random_state: Any) -> np.random.RandomState:
-    """Return the generator that scikit-learn makes of a random state; typed errors for what it does not take."""
-    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
-        _require(0 <= int(random_state) < 2**32, "random_state", "in 0..2**32-1", random_state)
-    elif random_state is not None and random_state is not np.random:
-        _require_type(
-            isinstance(random_state, np.random.RandomState),
-            "random_state",
-            "an integer, a numpy.random.RandomState or None",
-            random_state,
-        )
-    generator: np.random.RandomState = check_random_state(random_state)
-    return generator
-
-
-def _argmax(rows: Float64Array) -> npt.NDArray[np.int32]:
-    largest: npt.NDArray[np.int32] = rows.argmax(axis=1).astype(np.int32)
-    return largest
-
-
-def _shares(labels: npt.NDArray[np.int32], n_clusters: int) -> Float64Array:
-    """Return [tasks, K] shares of each task's points [tasks, P] by cluster; -1 stands for no point."""
-    counts = np.stack([np.bincount(row[row >= 0], minlength=n_clusters) for row in labels])
-    shares: Float64Array = counts / counts.sum(axis=1, keepdims=True)
-    return shares
-
-
-def _require(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise InvalidArgumentError(f"{name} must be {rule}; got {value!r}")
-
-
-def _require_integer(value: object, name: str) -> None:
-    _require_type(not isinstance(value, bool) and isinstance(value, numbers.Integral), name, "an integer", value)
-
-
-def _require_real(value: object, name: str) -> None:
-    _require_type(not isinstance(value, bool) and isinstance(value, numbers.Real), name, "a number", value)
-
-
-def _require_type(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise InvalidTypeError(f"{name} must be {rule}; got {value!r} of type {type(value).__name__}")

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pymtg import _clustering as core
+from pymtg._cluster_checks import checked_gram
 from pymtg._counting import counted
 from pymtg._files import replacing
 from pymtg._gram import Float64Array, as_float_array
 from pymtg._layout_checks import check_task_order, checked_names, column_names
 from pymtg._ranges import span
-from pymtg.cluster import FewerPointsError, FewerPointsWarning, FuzzyKMeans, checked_gram
+from pymtg.cluster import FewerPointsError, FewerPointsWarning, FuzzyKMeans
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
 
 __all__ = ["TaskGroups", "cluster_tasks"]
