@@ -74,7 +74,7 @@ def test_no_graph_is_kept_alive():
         alive = weakref.ref(logits)
         part = logits[:, :3]
         losses["kind"](part, torch.tensor([0, 1]))
-        (kept, _) = recorder._batch.parts["kind"]
+        (kept, _) = recorder._at_hand.batch.parts["kind"]
         assert kept.grad_fn is None
         assert not kept.requires_grad
         del logits, part

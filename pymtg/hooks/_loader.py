@@ -11,19 +11,14 @@ from torch.utils.data import DistributedSampler
 
 from pymtg.data.indexed import Numbered, without_id
 from pymtg.errors import InvalidTypeError
+from pymtg.hooks._batches import Turn
 from pymtg.hooks._reading import as_ids
 from pymtg.ranks import own_samples
 
 if TYPE_CHECKING:
     from pymtg.hooks._recorder import Recorder
 
-__all__ = ["RecordedLoader", "Turn", "padding_sampler", "split_batch"]
-
-
-class Turn:
-    """One iteration over a loader; `kept` is its batch, and whether that was used, while one inside it is open."""
-
-    kept: tuple[Any, bool] = (None, False)
+__all__ = ["RecordedLoader", "padding_sampler", "split_batch"]
 
 
 class RecordedLoader:

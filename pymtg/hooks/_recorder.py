@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -16,25 +15,16 @@ from pymtg._checks import check_sample_ids
 from pymtg._once import in_backward
 from pymtg._reference import MapState
 from pymtg.datamap import DataMap, Snapshot
-from pymtg.errors import InvalidArgumentError, MissingLabelError
+from pymtg.errors import InvalidArgumentError
 from pymtg.functional import multitask_cross_entropy
+from pymtg.hooks._batches import AtHand, Batch, Turn, check_seen
 from pymtg.hooks._errors import RecordingError
-from pymtg.hooks._loader import RecordedLoader, Turn
-from pymtg.hooks._reading import MISSING, Part, Reader, as_ids, call_arguments, joined, output_logits
+from pymtg.hooks._loader import RecordedLoader
+from pymtg.hooks._reading import MISSING, Reader, as_ids, call_arguments, joined, output_logits
 from pymtg.hooks._sources import Source
 from pymtg.tasks import TaskLayout
 
 __all__ = ["Recorder"]
-
-
-@dataclass
-class _Batch:
-    """The batch at hand: its ids, its targets where a model is hooked, and the tasks seen so far."""
-
-    ids: Tensor
-    targets: Tensor | None = None
-    repeats: int = 0
-    parts: dict[str, Part] = field(default_factory=dict)
 
 
 class Recorder:
@@ -83,10 +73,7 @@ class Recorder:
         self._reader = Reader(layout.names[0], layout.num_logits, layout.num_tasks, missing, softmax=False)
         self._follow_device = follow_device
         self._handles: list[RemovableHandle] = []
-        self._batch: _Batch | None = None
-        self._ids_used = False
-        self._turns: list[Turn] = []  # the loops over batches() that are open, the inner ones last
-        self._left: list[_Batch] = []  # batches of loops that were left before all of their tasks were seen
+        self._at_hand = AtHand()
         self._batches_at_snapshot = 0
 
     # Hooks
@@ -124,7 +111,7 @@ class Recorder:
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
-            self._turns.clear()
+            self._at_hand.forget_loops()
 
     def __enter__(self) -> Recorder:
         return self.attach() if self._sources else self
@@ -132,7 +119,7 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
             self.discard()  # a batch that was cut short, and no second error on top of the first
-            self._left.clear()
+            self._at_hand.forget_left()
         self.detach()
 
     # What the loop says
@@ -160,7 +147,7 @@ class Recorder:
         ids = as_ids(sample_ids)
         if not 0 <= repeats <= len(ids):
             raise InvalidArgumentError(f"repeats must be 0 to the number of ids, {len(ids)}; got {repeats}")
-        self._open(_Batch(ids, repeats=repeats))
+        self._open(Batch(ids, repeats=repeats))
 
     def batch(self, sample_ids: Tensor | Sequence[int], targets: Tensor) -> None:
         """Say which samples the next forward of the hooked *model* is about, and their labels.
@@ -168,7 +155,7 @@ class Recorder:
         `targets` are ``[B, T]`` class numbers (``[B]`` for one task), on any device; 0/1 labels may be floating-point.
         Raises what :meth:`ids` raises, and InvalidArgumentError if a loss is hooked that gets targets of its own.
         """
-        self._open(_Batch(as_ids(sample_ids)))
+        self._open(Batch(as_ids(sample_ids)))
         self.targets(targets)
 
     def targets(self, targets: Tensor) -> None:
@@ -179,9 +166,9 @@ class Recorder:
         if not all(source.takes_targets for source in self._sources):
             self.discard()
             raise InvalidArgumentError("targets belong to a hooked model; a hooked loss has its own: call ids(ids)")
-        if self._batch is None:
+        if self._at_hand.batch is None:
             raise RecordingError("there are no sample ids for these targets: call recorder.batch(ids, targets)")
-        self._batch.targets = targets
+        self._at_hand.batch.targets = targets
 
     def batches(self, loader: Any) -> RecordedLoader:
         """Return `loader` with the ids taken out of its batches and given to :meth:`ids`.
@@ -221,7 +208,7 @@ class Recorder:
 
     def discard(self) -> None:
         """Forget the batch at hand: its ids, and the tasks seen so far of a dict of losses."""
-        self._batch, self._ids_used = None, False
+        self._at_hand.discard()
 
     def flush(self) -> None:
         """End the batch at hand: record it if tasks of a dict of losses were seen, drop its ids if none was.
@@ -233,28 +220,9 @@ class Recorder:
         RecordingError
             If a module that stands for several tasks was not called for all of them.
         """
-        batches, self._left = [*self._left, self._batch], []
-        self.discard()
-        for batch in batches:
-            if batch is not None and batch.parts:
-                self._record_seen(batch)
-
-    def _record_seen(self, batch: _Batch) -> None:
-        """Record a batch of which some tasks were seen."""
-        unseen = [name for name in self.layout.names if name not in batch.parts]
-        for source in self._sources:
-            own = [reader.name for reader in source.readers]
-            if len(own) > 1 and 0 < sum(name in unseen for name in own) < len(own):
-                raise RecordingError(
-                    f"the loss shared by {own} was called {sum(name not in unseen for name in own)} times for a batch; "
-                    f"with in_order=True it must be called for all {len(own)}"
-                )
-        if unseen and not self.data_map.missing:
-            raise MissingLabelError(
-                f"the batch ended without a call of the loss of {unseen[:6]}, and the data map was built for complete "
-                "labels; pass missing=True if the loop skips tasks, or call recorder.discard() after a failed step"
-            )
-        self._write(*joined(batch.parts, self.layout), batch.ids, batch.repeats)
+        for batch in self._at_hand.taken():
+            check_seen(batch, self.layout.names, self._sources, missing=self.data_map.missing)
+            self._write(*joined(batch.parts, self.layout), batch.ids, batch.repeats)
 
     def snapshot(self, epoch: int) -> Snapshot:
         """End the batch at hand and take a snapshot of the map: see :meth:`pymtg.DataMap.snapshot`.
@@ -298,52 +266,27 @@ class Recorder:
     def _on(self) -> bool:
         return self.recording and torch.is_grad_enabled() and not in_backward()
 
-    def _open(self, batch: _Batch) -> None:
+    def _open(self, batch: Batch) -> None:
         if not self.attached:
             raise RecordingError("the recorder is not attached: use it in a with statement, or call attach()")
         self.flush()
-        self._batch = batch
+        self._at_hand.batch = batch
 
     # Loops over batches(), one inside the other
 
     def _advance(self, turn: Turn, ids: Tensor, repeats: int) -> None:
         """Take the ids of the next batch of a loop; with the first, the batch of the loop around it is kept."""
-        self._check_innermost(turn)
-        if turn not in self._turns:
-            if self._turns:
-                self._turns[-1].kept = self._batch, self._ids_used
-                self.discard()
-            self._turns.append(turn)
+        self._at_hand.begin(turn)
         self.ids(ids, repeats=repeats)
 
     def _end(self, turn: Turn) -> None:
         """End the last batch of a loop."""
-        self._check_innermost(turn)
-        if turn in self._turns or not self._turns:
+        if self._at_hand.is_last_of(turn):
             self.flush()
 
     def _close(self, turn: Turn) -> None:
         """Put the batch of the loop around this one back. Without one, the ids at hand stay: this raises nothing."""
-        if turn not in self._turns:
-            return
-        innermost = self._turns[-1] is turn
-        self._turns.remove(turn)
-        left = turn.kept[0]
-        if innermost and self._turns:
-            left = self._batch
-            self._batch, self._ids_used = self._turns[-1].kept
-        elif innermost:
-            return
-        if left is not None and left.parts:
-            self._left.append(left)
-
-    def _check_innermost(self, turn: Turn) -> None:
-        if turn in self._turns and self._turns[-1] is not turn:
-            raise RecordingError(
-                "a loop over recorder.batches(...) went on while one that began after it is still open, whose ids are "
-                "at hand: two of them cannot take turns, as in zip. End or close() the inner one first, or call "
-                "recorder.ids(ids) before each forward"
-            )
+        self._at_hand.close(turn)
 
     def _see(self, source: Source, module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
         """Take what a hooked module was called with, or returned."""
@@ -359,10 +302,10 @@ class Recorder:
         if output is None:
             self.discard()  # the forward raised
             return
-        batch, self._batch = self._batch, None
+        batch, self._at_hand.batch = self._at_hand.batch, None
         if batch is None:
             raise RecordingError(
-                ("the sample ids were used by an earlier forward" if self._ids_used else "there are no sample ids")
+                ("the sample ids were used by an earlier forward" if self._at_hand.used else "there are no sample ids")
                 + f" for this forward of {type(module).__name__}: call recorder.ids(ids) once for every batch, or wrap "
                 "a forward that is not to count in recorder.paused()"
             )
@@ -376,7 +319,7 @@ class Recorder:
         else:
             self._write(*source.readers[0].read(logits, targets), batch.ids, batch.repeats)
 
-    def _take(self, batch: _Batch, source: Source, logits: Any, targets: Any) -> None:
+    def _take(self, batch: Batch, source: Source, logits: Any, targets: Any) -> None:
         """Keep the part of one task; with the last one, record the batch."""
         reader = next((reader for reader in source.readers if reader.name not in batch.parts), None)
         if reader is None:
@@ -392,7 +335,7 @@ class Recorder:
         if last:
             self._write(*joined(batch.parts, self.layout), batch.ids, batch.repeats)
         else:
-            self._batch = batch
+            self._at_hand.batch = batch
 
     def _write(self, logits: Tensor, targets: Tensor, ids: Tensor, repeats: int = 0) -> None:
         if self._follow_device:
@@ -404,12 +347,12 @@ class Recorder:
             check_sample_ids(ids, logits.shape[0], ids.device)
             logits, targets, ids = (rows[: len(ids) - repeats] for rows in (logits, targets, ids))
         multitask_cross_entropy(logits, targets, self.layout, data_map=self.data_map, sample_ids=ids)
-        self._ids_used = True
+        self._at_hand.used = True
         self.num_batches += 1
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy starts detached, and in between batches.
-        return {**self.__dict__, "_handles": [], "_batch": None, "_ids_used": False, "_turns": [], "_left": []}
+        return {**self.__dict__, "_handles": [], "_at_hand": AtHand()}
 
     def __repr__(self) -> str:
         modules = [type(source.module).__name__ for source in self._sources]
