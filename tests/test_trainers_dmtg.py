@@ -19,8 +19,9 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets import MLP, BranchedNet, GroupedNet, MultiHeadNet, TaskAssignment, Temperature, mlp
 from pymtg.trainers import NonFiniteLossError, NotFittedError, TrainConfig, UnlabelledTaskWarning
 from pymtg.trainers._batches import batch_source
-from pymtg.trainers._loop import Job, train_network
+from pymtg.trainers._loop import train_network
 from pymtg.trainers._progress import reporting
+from pymtg.trainers._run import Job
 from pymtg.trainers._seeding import stage_seed
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])

@@ -20,7 +20,8 @@ from pymtg.errors import InvalidArgumentError
 from pymtg.nets import mlp
 from pymtg.nets._stacked import CannotStackError
 from pymtg.trainers import NonFiniteLossError
-from pymtg.trainers._loop import Run, train_network
+from pymtg.trainers._loop import train_network
+from pymtg.trainers._run import Run
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers._together import _check_precision, train_together
 

@@ -11,7 +11,7 @@ from pymtg._ranks import Ranks
 from pymtg.trainers import _stopping
 
 if TYPE_CHECKING:
-    from pymtg.trainers._loop import Run
+    from pymtg.trainers._run import Run
 
 __all__ = ["Agreement", "RankedAgreement", "Wish"]
 

@@ -16,10 +16,10 @@ from pymtg.trainers._batches import batch_source
 from pymtg.trainers._described import described
 from pymtg.trainers._dmtg_plan import DMTGPlan
 from pymtg.trainers._keeper import Keeper
-from pymtg.trainers._loop import checked_network
 from pymtg.trainers._methods import Budget, Need, Runner, needs, split_epochs
 from pymtg.trainers._progress import Reporter
 from pymtg.trainers._resuming import described_run
+from pymtg.trainers._run import checked_network
 from pymtg.trainers._seeding import seeded, stage_seed
 from pymtg.trainers._stages import Setting
 from pymtg.trainers._stg_run import STGPlan

@@ -23,8 +23,8 @@ from pymtg.nets.grouped import GroupedNet
 from pymtg.nets.multihead import count_parameters
 from pymtg.trainers._batches import BatchSource
 from pymtg.trainers._dmtg_plan import DMTGPlan
-from pymtg.trainers._loop import Best, Job, Run
 from pymtg.trainers._predict import autocast, checked_logits, weight_dtype, with_dtype
+from pymtg.trainers._run import Best, Job, Run
 from pymtg.trainers._run_state import load_weights
 from pymtg.trainers.config import TrainConfig
 from pymtg.trainers.results import EpochRecord

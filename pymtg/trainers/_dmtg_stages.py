@@ -28,7 +28,8 @@ from pymtg.trainers._dmtg_run import (
     FinetuneRun,
     OneBranchRun,
 )
-from pymtg.trainers._loop import Job, Trained, train_network
+from pymtg.trainers._loop import Trained, train_network
+from pymtg.trainers._run import Job
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers._stages import Setting
 from pymtg.trainers.results import StageResult

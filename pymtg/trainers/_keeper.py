@@ -17,7 +17,7 @@ from pymtg.trainers._shared_state import Shares, epochs_logged
 from pymtg.trainers.results import StageResult
 
 if TYPE_CHECKING:
-    from pymtg.trainers._loop import Run
+    from pymtg.trainers._run import Run
 
 __all__ = ["FileKeeper", "Keeper"]
 

@@ -20,7 +20,7 @@ from pymtg.trainers._seeding import random_states, reseed, set_random_states, st
 from pymtg.trainers._shared_state import shared
 
 if TYPE_CHECKING:
-    from pymtg.trainers._loop import Run
+    from pymtg.trainers._run import Run
 
 __all__ = ["RankedSteps"]
 

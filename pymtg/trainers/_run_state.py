@@ -15,7 +15,7 @@ from pymtg.trainers._seeding import random_states, set_random_states
 from pymtg.trainers.results import EpochRecord, StageResult
 
 if TYPE_CHECKING:
-    from pymtg.trainers._loop import Run
+    from pymtg.trainers._run import Run
 
 __all__ = ["load_result", "load_run", "load_weights", "result_state", "run_state", "stage_of", "stage_state"]
 

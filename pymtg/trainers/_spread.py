@@ -26,7 +26,7 @@ from pymtg.trainers._together import can_stack, train_together
 from pymtg.trainers.results import StageResult
 
 if TYPE_CHECKING:
-    from pymtg.trainers._loop import Run
+    from pymtg.trainers._run import Run
     from pymtg.trainers._stages import Setting
 
 __all__ = ["train_spread"]

@@ -24,10 +24,11 @@ from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import BatchSource, batch_source
 from pymtg.trainers._errors import UnlabelledTaskWarning
 from pymtg.trainers._keeper import Keeper
-from pymtg.trainers._loop import Job, Trained, train_network
+from pymtg.trainers._loop import Trained, train_network
 from pymtg.trainers._monitor import check_monitor
 from pymtg.trainers._predict import class_probabilities, evaluating, forward_all, weight_dtype, with_dtype
 from pymtg.trainers._progress import Reporter
+from pymtg.trainers._run import Job
 from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers.config import ModelFactory, TrainConfig, check_int
 

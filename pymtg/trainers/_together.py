@@ -21,9 +21,10 @@ from pymtg.nets._side_by_side import SideBySide
 from pymtg.nets._stacked import CannotStackError
 from pymtg.tasks import TaskLayout
 from pymtg.trainers._batches import Batch, BatchSource
-from pymtg.trainers._loop import Best, Job, Run, Trained, checked_network, non_finite, train_network
+from pymtg.trainers._loop import Trained, train_network
 from pymtg.trainers._monitor import weighted_score
 from pymtg.trainers._progress import Reporter
+from pymtg.trainers._run import Best, Job, Run, checked_network, non_finite
 from pymtg.trainers._seeding import seeded, stage_seed
 from pymtg.trainers._stacked_optimizer import stacked_optimizer
 from pymtg.trainers.config import TrainConfig
