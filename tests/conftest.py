@@ -35,6 +35,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture
+def seed() -> int:
+    """A seed that is fresh in every run; pytest shows it where a test fails."""
+    found = new_seed()
+    print(f"PYMTG_TEST_SEED={found}")
+    return found
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     """Random numbers that are fresh in every run; pytest shows the seed where a test fails."""
     seed = new_seed()

@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 import torch
 from _papers import cifar_parts, write_cifar10, write_cifar100
-from _settings import new_seed
 
 from pymtg.data import cifar10, cifar100, load
 from pymtg.data.cifar import CIFAR10_TASKS, CIFAR100_TASKS
 from pymtg.errors import FileFormatError, InvalidArgumentError
 
 READERS = {"cifar10": (write_cifar10, cifar10), "cifar100": (write_cifar100, cifar100)}
-
-
-@pytest.fixture
-def seed():
-    value = new_seed()
-    print(f"PYMTG_TEST_SEED={value}")
-    return value
 
 
 def originals(classes, seed):

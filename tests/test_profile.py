@@ -34,13 +34,6 @@ IN_STAGES = {
 }
 
 
-@pytest.fixture
-def seed():
-    found = new_seed()
-    print(f"PYMTG_TEST_SEED={found}")
-    return found
-
-
 def events(directory):
     content = json.loads((directory / "pymtg.pt.trace.json").read_text(encoding="utf-8"))
     return [event for event in content["traceEvents"] if event.get("ph") == "X"]

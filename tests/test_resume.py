@@ -32,7 +32,6 @@ from _resume_run import (
     train,
     train_on_a_full_disk,
 )
-from _settings import new_seed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,13 +46,6 @@ from pymtg.trainers._state_tree import flatten, unflatten
 from pymtg.trainers._stopping import StopRequest, on_signals
 
 OFTEN = {"checkpoint_every": "1,0.001s"}  # at almost every batch
-
-
-@pytest.fixture
-def seed():
-    found = new_seed()
-    print(f"PYMTG_TEST_SEED={found}")
-    return found
 
 
 def fit(trainer, data, resume=True):

@@ -15,7 +15,6 @@ import warnings
 import pytest
 import torch
 from _resume_run import Bomb, Countdown, Counting, without_seconds
-from _settings import new_seed
 from _tiny import write_tiny
 
 from pymtg import STGTrainer, TaskLayout
@@ -29,13 +28,6 @@ LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
 OPTIONS = {"seeds": (0, 3), "num_groups": 2, "max_epochs": 3, "progress": False}
 OFTEN = {"checkpoint_every": "1,0.001s"}  # at almost every batch
 MODEL = mlp(6, (8,))
-
-
-@pytest.fixture
-def seed():
-    found = new_seed()
-    print(f"PYMTG_TEST_SEED={found}")
-    return found
 
 
 def config(**options):

@@ -8,7 +8,6 @@ import random
 import pytest
 from _resume_run import Bomb, Countdown, assert_same, learned, make, milestones
 from _resume_run import together as trainer
-from _settings import new_seed
 
 from pymtg.errors import InvalidArgumentError
 from pymtg.nets._side_by_side import SideBySide
@@ -17,13 +16,6 @@ STEPS = 3 * 10  # of the stage: epochs, batches
 
 
 OPTIONS = {"epochs": 2, "num_groups": 3, "lr": 0.1, "checkpoint_every": "1,0.001s"}  # at almost every batch
-
-
-@pytest.fixture
-def seed():
-    found = new_seed()
-    print(f"PYMTG_TEST_SEED={found}")
-    return found
 
 
 @pytest.fixture

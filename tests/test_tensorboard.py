@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from _resume_run import LAYOUT, Bomb, Countdown, dmtg, make, stg
-from _settings import new_seed
 from _tiny import write_tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -21,13 +20,6 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.integrations import tensorboard as integration
 from pymtg.integrations.tensorboard import add_data_map, add_groups
 from pymtg.nets import mlp
-
-
-@pytest.fixture
-def seed():
-    found = new_seed()
-    print(f"PYMTG_TEST_SEED={found}")
-    return found
 
 
 def read(directory):

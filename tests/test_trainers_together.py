@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from _settings import new_seed
 from _together import LAYOUTS, assert_same, images, make, normed, one_by_one, setting_of, small, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,13 +25,6 @@ from pymtg.trainers._seeding import stage_seed
 from pymtg.trainers._together import _check_precision, train_together
 
 LAYOUT = LAYOUTS["ragged"]
-
-
-@pytest.fixture
-def seed():
-    found = new_seed()
-    print(f"PYMTG_TEST_SEED={found}")
-    return found
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
