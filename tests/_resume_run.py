@@ -1,4 +1,4 @@
-"""Runs that are stopped and gone on with: what test_resume.py trains, in its own process and in others."""
+"""Runs that are stopped and gone on with: what test_resume*.py train, in their own process and in others."""
 
 from __future__ import annotations
 
