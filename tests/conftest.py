@@ -14,12 +14,14 @@ collect_ignore = [] if TRITON_INTERPRETED else ["triton_interpreted"]
 LONGEST = (
     "test_ranks.py",
     "test_triton.py",
-    "test_integrations_huggingface.py",
-    "test_cli.py",
+    "test_linear_compile.py",
+    "test_cli_process.py",
+    "test_linear_cross_entropy.py",
     "test_assigned_cross_entropy.py",
+    "test_cli.py",
+    "test_resume_compare.py",
     "test_cross_entropy.py",
     "test_cli_dmtg.py",
-    "test_resume.py",
     "test_cuda_emulated.py",
 )
 
