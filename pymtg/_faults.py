@@ -68,7 +68,8 @@ def note(fault: Fault, bad: Tensor, values: Tensor, layout: TaskLayout, num_samp
     if value.is_floating_point():
         value = value.double().view(torch.int64)
     new = torch.zeros_like(buffer)
-    new[0], new[4], new[5] = int(fault), layout.handle, num_samples
+    for entry, number in ((0, int(fault)), (4, layout.handle), (5, num_samples)):
+        new[entry].fill_(number)  # new[entry] = number would wait for the device
     new[1], new[2], new[3:4] = first // bad.shape[1], first % bad.shape[1], value
     buffer.copy_(torch.where((buffer[0] == 0) & bad.any(), new, buffer))
 

@@ -23,7 +23,7 @@ def test_loss_gradient_and_map_as_on_the_cpu(tmp_path: Path) -> None:
     ids = torch.randint(0, 40, (64,))
     for device in ("cpu", "cuda"):
         data_map = DataMap(40, layout, device=device)
-        x = logits.to(device).requires_grad_()
+        x = logits.clone().to(device).requires_grad_()
         MultiTaskLoss(layout, data_map)(x, targets.to(device), ids.to(device)).backward()
         assert x.grad is not None
         results[device] = [x.grad.cpu(), data_map.mean.cpu(), data_map.std.cpu(), data_map.correctness.cpu()]
