@@ -157,7 +157,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         else:
             result, curve = self._fit_rows(array, options)
         validate_data(self, raw, skip_check_array=True)
-        return self._keep(result, curve)
+        return self._keep(result, curve, frames=4)
 
     def fit_gram(self, G: npt.ArrayLike | torch.Tensor) -> FuzzyKMeans:
         """Cluster n points by the matrix ``[n, n]`` of their inner products, centred over the points or not.
@@ -305,7 +305,8 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
         curve = {k: core.silhouette_of(plain, result.labels[sample]) for k, result in results.items()}
         return results[max(curve, key=lambda k: curve[k])], curve
 
-    def _keep(self, result: core.Clustering, curve: dict[int, float] | None) -> FuzzyKMeans:
+    def _keep(self, result: core.Clustering, curve: dict[int, float] | None, frames: int = 3) -> FuzzyKMeans:
+        """Keep what was learned; a warning is that of the line so many `frames` up, which called fit or fit_gram."""
         for name in ("cluster_centers_", "centroid_coefficients_", "silhouette_scores_"):
             if hasattr(self, name):
                 delattr(self, name)
@@ -326,7 +327,7 @@ class FuzzyKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixi
                 f"Number of distinct clusters ({result.found}) found smaller than n_clusters ({self.n_clusters_}). "
                 "Possibly due to duplicate points in X."
             )
-            warnings.warn(FewerPointsWarning(message, result.found), stacklevel=3)
+            warnings.warn(FewerPointsWarning(message, result.found), stacklevel=frames)
         return self
 
     def _squared_distances(self, X: Any) -> Float64Array:

@@ -116,6 +116,13 @@ def test_the_error_and_the_warning_of_too_few_points_survive_copying():
         assert (type(again), str(again), again.found) == (type(one), str(one), 1)
 
 
+@pytest.mark.parametrize("fit", [lambda model, X: model.fit(X), lambda model, X: model.fit_gram(X @ X.T)])
+def test_the_warning_of_too_few_points_is_that_of_the_line_that_fits(fit):
+    with pytest.warns(ConvergenceWarning, match="found smaller") as warned:
+        fit(FuzzyKMeans(2), np.ones((4, 2)))
+    assert warned[0].filename == __file__
+
+
 def test_auto_needs_distinct_points():
     with pytest.raises(InvalidArgumentError, match="distinct"):
         FuzzyKMeans("auto").fit(np.ones((5, 3)))
