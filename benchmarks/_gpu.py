@@ -1,8 +1,9 @@
 """What the GPU benchmarks share: the device or, for a dry run, the CPU; paired timing by events; graphs; launches.
 
-``--dry-run`` runs everything in tiny sizes on the CPU, to see that it runs at all: its files say so and are not for
-`benchmarks/results`. ``--warm 0/3`` runs the kernels of a third of the shapes once, so that they are compiled when it
-comes to measuring: Triton and torch.compile keep what they made on the disk. What fails is noted and the rest goes on.
+``--dry-run`` runs everything in tiny sizes, on the CPU where there is no device, to see that it runs at all: its files
+say so and are not for `benchmarks/results`. ``--warm 0/3`` runs the kernels of a third of the shapes once, so that they
+are compiled when it comes to measuring: Triton and torch.compile keep what they made on the disk. What fails is noted
+and the rest goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Run:
 
     def __init__(self, name: str, what: str, arguments: Sequence[str] | None = None) -> None:
         parser = argparse.ArgumentParser(description=what)
-        parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
+        parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU where there is no device")
         parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
         parser.add_argument("--rounds", type=int, default=15)
         parser.add_argument("--warm", metavar="PART/PARTS", help="compile what this part of the shapes needs")
@@ -40,7 +41,8 @@ class Run:
         self._part, self._parts = (int(n) for n in (options.warm or "0/1").split("/"))
         self.rounds: int = 2 if self.dry else options.rounds
         self._awake = False
-        self.device = torch.device("cpu") if self.dry else torch.device("cuda", 0)
+        on_cpu = self.dry and not torch.cuda.is_available()
+        self.device = torch.device("cpu") if on_cpu else torch.device("cuda", 0)
         self.path: Path = options.out / f"gpu_{name}.json"
         self.document: dict[str, Any] = {"what": what, "date": today(), "device": self._about(), "points": []}
 
