@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from pymtg._lasting import lasting
-from pymtg._reference import id_out_of_range, missing_label, target_out_of_range
+from pymtg._reference import SOFT_LABEL, id_out_of_range, missing_label, soft_label, target_out_of_range
 from pymtg.errors import InvalidArgumentError, PymtgError
 from pymtg.tasks import TaskLayout
 
@@ -150,6 +150,8 @@ def _error(found: list[int]) -> PymtgError:
         return InvalidArgumentError(
             f"targets held a bad value in row {row}, column {task} of an earlier batch: {value}"
         )
+    if what == Fault.TARGET and value == SOFT_LABEL:
+        return soft_label(f"of task {layout.names[task]!r}", row, layout.first_column + task)
     if what == Fault.TARGET:
         return target_out_of_range(layout, row, task, value)
     if what == Fault.MISSING:

@@ -16,6 +16,9 @@ from pymtg import _words
 from pymtg.errors import InvalidArgumentError, MissingLabelError, SampleIdError
 from pymtg.tasks import TaskLayout
 
+SOFT_LABEL = 1 - 2**31
+"""What stands for a label between class numbers where no host reads it: a label that no task has."""
+
 
 class MapState(NamedTuple):
     """The tensors of a data map, updated in place."""
@@ -281,6 +284,14 @@ def target_out_of_range(layout: TaskLayout, row: int, task: int, value: int) -> 
     return InvalidArgumentError(
         f"targets must be 0..{highest} or ignore_index for task {layout.names[task]!r}; "
         f"row {row}, column {layout.first_column + task} holds {value}"
+    )
+
+
+def soft_label(whose: str, row: int, column: int, found: str = "one") -> InvalidArgumentError:
+    """Error for a label between class numbers."""
+    return InvalidArgumentError(
+        f"targets {whose} must be 0 or 1 (whole class numbers): a soft label has no gold probability; "
+        f"row {row}, column {column} holds {found}"
     )
 
 

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pymtg._backend import backend_named, choose_backend
 from pymtg._checks import labels_there
+from pymtg._moving import to_device
+from pymtg._reference import SOFT_LABEL, soft_label
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.tasks import TaskLayout
 
@@ -53,7 +56,7 @@ class Reader:
         if targets.dim() == 1 and self.num_tasks == 1:
             targets = targets[:, None]
         self._check_shapes(logits, targets)
-        return logits, self._class_numbers(targets.to(logits.device))
+        return logits, self._class_numbers(to_device(targets, logits.device))
 
     def _check_shapes(self, logits: Tensor, targets: Tensor) -> None:
         if logits.dim() != 2 or logits.shape[1] != self.num_logits:
@@ -75,18 +78,18 @@ class Reader:
         return targets.long().masked_fill(~labels_there(targets, self.ignore_index), MISSING)
 
     def _whole(self, targets: Tensor) -> Tensor:
-        """Return floating-point labels as integers; NaN is a missing one."""
+        """Return floating-point labels as integers; NaN is a missing one. Where the backend defers, so is the error."""
         labels = targets.to(torch.int32)
+        if backend_named(choose_backend(None, targets.device)).defers:
+            rest = torch.where(targets.isnan(), self.ignore_index, SOFT_LABEL)
+            return torch.where(labels.to(targets.dtype) == targets, labels, rest)
         if torch.equal(labels.to(targets.dtype), targets):
             return labels
         missing = torch.isnan(targets)
         soft = ~missing & (labels.to(targets.dtype) != targets)
         if bool(soft.any()):
             row, column = soft.nonzero()[0].tolist()
-            raise InvalidArgumentError(
-                f"targets {self._of()} must be 0 or 1 (whole class numbers): a soft label has no gold probability; "
-                f"row {row}, column {column} holds {targets[row, column].item():g}"
-            )
+            raise soft_label(self._of(), row, column, f"{targets[row, column].item():g}")
         return torch.where(missing, self.ignore_index, labels)
 
     def _of(self) -> str:

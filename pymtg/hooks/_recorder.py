@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pymtg._checks import check_sample_ids
+from pymtg._moving import to_device
 from pymtg._once import in_backward
 from pymtg._reference import MapState
 from pymtg.datamap import DataMap, Snapshot
@@ -342,7 +343,7 @@ class Recorder:
             if self.data_map.device != logits.device:
                 self.data_map.state = MapState(*(tensor.to(logits.device) for tensor in self.data_map.state))
             self._follow_device = False
-        ids = ids.to(logits.device)
+        ids = to_device(ids, logits.device)
         if repeats:
             check_sample_ids(ids, logits.shape[0], ids.device)
             logits, targets, ids = (rows[: len(ids) - repeats] for rows in (logits, targets, ids))

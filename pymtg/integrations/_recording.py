@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pymtg._checks import check_classification, check_sample_ids
+from pymtg._moving import to_device
 from pymtg._ranks import Ranks
 from pymtg._reference import MapState
 from pymtg.datamap import DataMap
@@ -129,7 +130,7 @@ class MapRecording:
         assert self.data_map is not None
         reader = self._reader_of(self.data_map.layout)
         logits, targets = reader.read(logits, targets)  # the default label where one is missing, whichever was given
-        ids = as_ids(sample_ids).to(logits.device)
+        ids = to_device(as_ids(sample_ids), logits.device)
         if rows is not None and (not isinstance(rows, int) or rows < logits.shape[0]):
             check_sample_ids(ids, logits.shape[0], logits.device)
             kept = slice(rows) if isinstance(rows, int) else torch.tensor(rows, dtype=torch.int64, device=ids.device)

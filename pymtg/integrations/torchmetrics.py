@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pymtg._checks import check_classification
+from pymtg._moving import to_device
 from pymtg._reference import MapState
 from pymtg.datamap import DataMap
 from pymtg.errors import InvalidArgumentError
@@ -137,7 +138,7 @@ class DataMapMetric(Metric):  # type: ignore[misc, unused-ignore]
             targets,
             self.layout,
             data_map=view,
-            sample_ids=as_ids(sample_ids).to(logits.device),
+            sample_ids=to_device(as_ids(sample_ids), logits.device),
         )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pymtg._moving import to_device
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.nets._slicing import cut
 from pymtg.nets.backbones import checked_size
@@ -151,7 +152,8 @@ class TaskAssignment(nn.Module):
         with torch.autocast(self.theta.device.type, enabled=False):
             logits = self.theta if self.theta.dtype == torch.float64 else self.theta.float()
             if self.sampling != "softmax":
-                logits = logits + self._gumbel(rows, first_row).to(logits)
+                drawn = self._gumbel(rows, first_row).to(logits.dtype)
+                logits = logits + to_device(drawn, logits.device)
             # The largest becomes 0 first: a difference over a tiny temperature may overflow, but to -inf only.
             relaxed = ((logits - logits.detach().amax(-1, keepdim=True)) / temperature).softmax(-1)
             if self.sampling != "hard":

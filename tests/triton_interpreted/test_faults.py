@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import pymtg
 from pymtg import DataMap, MultiTaskLoss, TaskLayout
@@ -190,3 +190,26 @@ def test_the_module_says_so_too() -> None:
     assert loss(logits, targets, ids).isnan()
     with pytest.raises(InvalidArgumentError):
         pymtg.check_errors()
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+def test_a_soft_label_of_a_hooked_loss_is_raised_where_the_map_is_read(per_task: bool) -> None:
+    layout = TaskLayout.binary(["even", "odd"])
+    targets = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.5], [torch.nan, 1.0]])
+    losses = {"even": nn.BCEWithLogitsLoss(), "odd": nn.BCEWithLogitsLoss()}
+    whole = nn.BCEWithLogitsLoss()
+    pymtg.set_backend("triton")
+    try:
+        with pymtg.record(losses if per_task else whole, layout, num_samples=4, missing=True) as recorder:
+            recorder.ids(torch.arange(4))
+            logits = torch.zeros(4, 2, requires_grad=True)
+            if per_task:
+                for t, loss in enumerate(losses.values()):
+                    loss(logits[:, t], targets[:, t])
+            else:
+                whole(logits, targets)
+            with pytest.raises(InvalidArgumentError, match=r"of task 'odd' .* row 2, column 1 holds one$"):
+                recorder.snapshot(1)
+            assert recorder.data_map.count.tolist() == [[1, 1], [1, 1], [0, 0], [0, 1]]
+    finally:
+        pymtg.set_backend(None)
