@@ -36,6 +36,6 @@ trainer.fit(data.train, data.val)
 print(trainer.groups_)
 print(f"balanced accuracy {trainer.evaluate(data.test)['dmtg'].mean['balanced_accuracy']:.3f}")
 
-model = trainer.model_  # one head a task, and only the branches that are used
+model = trainer.model_.cpu()  # one head a task, and only the branches that are used; until here where it was trained
 torch.save(model.state_dict(), options.out)
 print("logits of new images:", tuple(model(data.test.inputs[:5]).shape))

@@ -39,7 +39,9 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_available() -> None:
-    assert pymtg.available_backends() == BACKENDS
+    on_a_device = {"triton", "cuda"} if torch.cuda.is_available() else set()
+    assert set(BACKENDS) <= set(pymtg.available_backends()) <= {*BACKENDS, *on_a_device}
+    assert pymtg.available_backends()[-1] == "reference"
 
 
 def test_what_a_graph_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +113,7 @@ def test_a_backend_whose_device_is_not_there() -> None:
 
 @pytest.mark.parametrize("name", ["CPP", "", "cuda?", 3])
 def test_unknown_names(name: object) -> None:
-    message = f"backend must be one of auto, {', '.join(BACKENDS)}; got {name!r}"
+    message = f"backend must be one of auto, {', '.join(pymtg.available_backends())}; got {name!r}"
     before = pymtg.get_backend()
     with pytest.raises(InvalidArgumentError) as raised:
         pymtg.set_backend(name)  # type: ignore[arg-type]

@@ -153,7 +153,7 @@ def test_every_option_changes_what_is_learned(tiny, plain, tmp_path, monkeypatch
 def test_the_groups_networks_together_or_one_by_one(tiny, tmp_path):
     found = {}
     for form in ("auto", "one-by-one"):
-        run(*tiny, "--out", tmp_path / form, "--specialise", form)
+        run(*tiny, "--out", tmp_path / form, "--specialise", form, "--device", "cpu")
         found[form] = metrics_of(tmp_path / form)
     assert [metrics["settings"]["specialise"] for metrics in found.values()] == ["together", "one-by-one"]
     losses = [[stage.get("loss", []) for stage in metrics["stages"]] for metrics in found.values()]

@@ -18,6 +18,7 @@ from pymtg.trainers._batches import batch_source
 from pymtg.trainers._compare_seed import _hold_out
 
 LAYOUT = TaskLayout.binary(["a", "b"])
+ON_CPU = TrainConfig(batch_size=4, device="cpu")
 FIGURES = ((0.5, 0.4), (0.2, 0.3))
 
 
@@ -43,9 +44,7 @@ def test_every_way_out_gives_the_same_scaled_images(images):
         "subset": torch.cat([x for x, _ in DataLoader(Subset(images, range(9)), 2)]),
         "taken": torch.stack([x for x, _ in [images.take(torch.arange(9))[i] for i in range(9)]]),
         "pickled": pickle.loads(pickle.dumps(images)).__getitems__(range(9)).columns[0],
-        "trainers": torch.cat(
-            [x for _, x, _ in batch_source(images, LAYOUT, TrainConfig(batch_size=4), "d").in_order()]
-        ),
+        "trainers": torch.cat([x for _, x, _ in batch_source(images, LAYOUT, ON_CPU, "d").in_order()]),
     }
     for way, found in ways.items():
         assert found.dtype == torch.float32, way
@@ -61,7 +60,7 @@ def test_without_figures_they_are_between_0_and_1(images):
 
 def test_select_shuffle_and_hold_out_keep_the_scaling(images):
     expected = scaled(images)
-    source = batch_source(images, LAYOUT, TrainConfig(batch_size=4), "data").select([1])
+    source = batch_source(images, LAYOUT, ON_CPU, "data").select([1])
     for ids, inputs, targets in source.shuffled(torch.Generator().manual_seed(0)):
         np.testing.assert_allclose(inputs, expected[ids], atol=1e-5)
         assert torch.equal(targets, images.targets[ids][:, [1]])

@@ -28,6 +28,7 @@ def name_of(page: Path) -> str:
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")  # inside Lightning
 @pytest.mark.filterwarnings("ignore:The .* does not have many workers")
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 @pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
 @pytest.mark.parametrize("page", [page for page in PAGES if FENCE.search(page.read_text())], ids=name_of)
 def test_page_runs(page, tmp_path, monkeypatch):

@@ -246,6 +246,7 @@ def test_ranks_can_end_right_after_a_collective(tmp_path):
 def test_the_command_on_two_ranks_is_the_command_on_one(tmp_path):
     data = write_tiny(tmp_path)
     words = ["--data", data, "--epochs", "2", "--groups", "2", "--hidden", "8", "--val-size", "0.2"]
+    words += ["--device", "cpu"]
     own = ["--out", str(tmp_path / "two"), "--log", str(tmp_path / "log"), "--profile", str(tmp_path / "profile")]
     codes, said = commands(2, ["stg", *words, *own])
     assert codes == [0, 0], said

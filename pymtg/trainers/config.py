@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from pymtg._counting import counted
 from pymtg.errors import InvalidArgumentError, InvalidTypeError
 from pymtg.metrics import METRICS, REGRESSION_METRICS
 from pymtg.tasks import TaskLayout
@@ -127,13 +128,7 @@ class TrainConfig:
             device = torch.device(wanted)
         except (RuntimeError, TypeError):
             raise InvalidArgumentError(f"device must name a torch device; got {self.device!r}") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise InvalidArgumentError(
-                f"device must be one that is here; got {self.device!r}, and there is no CUDA device"
-            )
-        if str(device) == "cuda":
-            return torch.device("cuda", torch.cuda.current_device())  # as tensors report it
-        return device
+        return _checked_cuda(device, wanted) if device.type == "cuda" else device
 
     @property
     def amp_dtype(self) -> torch.dtype | None:
@@ -181,3 +176,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise InvalidArgumentError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return value
+
+
+def _checked_cuda(device: torch.device, wanted: str | torch.device) -> torch.device:
+    """Return a CUDA device with its number, as tensors report it; raises where it is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        seen = counted(count, "CUDA device") if count else "no CUDA device"
+        raise InvalidArgumentError(f"device must be one that is here; got {wanted!r}, and torch sees {seen}")
+    return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())

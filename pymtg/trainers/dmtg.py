@@ -119,7 +119,8 @@ class DMTGTrainer:
     Attributes
     ----------
     model_ : pymtg.nets.GroupedNet
-        The pruned network, fine-tuned where asked for: a plain module, inputs to logits [B, C], in eval mode.
+        The pruned network, fine-tuned where asked for: a plain module, inputs to logits [B, C], in eval mode, on the
+        device it was trained on.
     net_ : pymtg.nets.BranchedNet
         All branches that were left and all their heads, before pruning.
     assignment_ : pymtg.nets.TaskAssignment

@@ -127,7 +127,7 @@ class STGTrainer:
     joint_model_ : torch.nn.Module
         The network of step 1, on `device`.
     models_ : list of torch.nn.Module
-        The K networks of step 3.
+        The K networks of step 3, on the device they were trained on.
     groups_ : pymtg.TaskGroups
         Memberships, labels and quality.
     data_map_ : pymtg.DataMap
