@@ -8,6 +8,7 @@ LINTERS := $(VENV)/.linters
 SITE := $(VENV)/.site
 LOWEST := .venv-lower-bounds
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp kernels/cuda/*.cpp kernels/cuda/*.cu kernels/cuda/*.cuh)
+TEST_SOURCES := $(wildcard tests/host_device/*.cpp tests/host_device/*.hpp)
 # Compiler warnings are errors where CI is set. The long form of -C: pip before 23.1 knows no other.
 BUILD_OPTIONS := --config-settings=cmake.define.PYMTG_WERROR=$(if $(CI),ON,OFF)
 
@@ -63,7 +64,7 @@ lint: $(INSTALLED) $(LINTERS)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror -style=file:csrc/.clang-format $(SOURCES)
+	$(BIN)/clang-format --dry-run -Werror -style=file:csrc/.clang-format $(SOURCES) $(TEST_SOURCES)
 
 docs: $(INSTALLED) $(SITE)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -12,6 +12,7 @@ collect_ignore = [] if TRITON_INTERPRETED else ["triton_interpreted"]
 
 # Where these are left to the end, one process waits for the other.
 LONGEST = (
+    "test_host_device.py",
     "test_ranks.py",
     "test_triton.py",
     "test_linear_compile.py",

@@ -172,7 +172,8 @@ def test_spans_are_told_to_the_watch_of_their_block_only():
 
 def test_the_command_prints_the_table(tmp_path, capsys):
     arguments = ["stg", "--data", write_tiny(tmp_path), "--epochs", "2", "--groups", "2", "--hidden", "8"]
-    assert main([*arguments, "--out", str(tmp_path / "out"), "--profile", str(tmp_path / "p")]) == 0
+    arguments += ["--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--profile", str(tmp_path / "p")]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "p" / "profile.txt").read_text(encoding="utf-8") in printed
     assert {event["name"] for event in events(tmp_path / "p")} >= {"joint", "grouping", "groups 0-1"}

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import types
-
 import pytest
+from _interpreted import patch_once
 
 import pymtg
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _interpreter_patches_once():
-    """The interpreter replaces the functions of triton.language at every call, for good here: most of its time."""
-    from triton.runtime import interpreter
-
-    patch, done = interpreter._patch_lang, set()
-
-    def patch_once(function):
-        if id(function.__globals__) not in done:
-            done.add(id(function.__globals__))
-            patch(function)
-        return types.SimpleNamespace(restore=lambda: None)
-
-    interpreter._patch_lang = patch_once
+    restore = patch_once()
     yield
-    interpreter._patch_lang = patch
+    restore()
 
 
 @pytest.fixture(autouse=True)

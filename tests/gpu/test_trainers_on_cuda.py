@@ -1,0 +1,116 @@
+"""Trainers, hooks and an assignment's draws on a device: what they learn there, and that their steps read nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pymtg
+from pymtg import BranchedLoss, DMTGTrainer, STGTrainer, TaskLayout, record
+from pymtg.nets import BranchedNet, TaskAssignment, mlp
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+BACKENDS = ["reference", *(name for name in ("triton", "cuda") if name in pymtg.available_backends())]
+LAYOUT = TaskLayout(["a", "b", "c", "d", "e"], [1, 1, 1, 3, 4])
+TRAINERS: dict[str, type[STGTrainer] | type[DMTGTrainer]] = {"stg": STGTrainer, "dmtg": DMTGTrainer}
+
+
+def fitted(name: str, arrays: tuple[Tensor, Tensor], *, resume: bool = False, **options: Any) -> Any:
+    trainer = TRAINERS[name](mlp(8, (16,)), LAYOUT, num_groups=2, epochs=2, seed=0, **options)
+    return trainer.fit(arrays, resume=resume)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    pymtg.set_backend(request.param)
+    yield request.param
+    pymtg.set_backend(None)
+    pymtg.check_errors()
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[Callable[[], None]]:
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def data(rows: int = 200) -> tuple[Tensor, Tensor]:
+    inputs = torch.randn(rows, 8)
+    scores = inputs @ torch.randn(8, LAYOUT.num_tasks)
+    most = torch.tensor(LAYOUT.num_classes).clamp(min=2) - 1
+    return inputs, (scores + 1).floor().long().clamp(min=0).minimum(most)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_as_on_the_cpu(name: str, backend: str) -> None:
+    arrays = data()
+    there = fitted(name, arrays, device="cuda")
+    pymtg.set_backend(None)
+    here = fitted(name, arrays, device="cpu")
+    network = there.models_[0] if name == "stg" else there.model_
+    assert next(network.parameters()).is_cuda
+    assert there.groups_.labels.tolist() == here.groups_.labels.tolist()
+    torch.testing.assert_close(there.predict_proba(arrays[0]), here.predict_proba(arrays[0]), rtol=1e-2, atol=1e-3)
+    if name == "stg":
+        assert torch.equal(there.data_map_.count.cpu(), here.data_map_.count)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_run_goes_on_with_its_checkpoint(name: str, backend: str, tmp_path: Path) -> None:
+    def stop(stage: str, record: object) -> None:
+        raise KeyError(stage)
+
+    arrays = data()
+    whole = fitted(name, arrays, device="cuda")
+    with pytest.raises(KeyError):
+        fitted(name, arrays, device="cuda", checkpoint_dir=tmp_path, on_epoch_end=stop)
+    resumed = fitted(name, arrays, device="cuda", checkpoint_dir=tmp_path, resume=True)
+    torch.testing.assert_close(resumed.predict_proba(arrays[0]), whole.predict_proba(arrays[0]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["gumbel", "hard", "softmax"])  # shares per row are left to plain torch
+def test_no_host_read_in_a_step_of_dmtg(sampling: str, backend: str, no_waiting: Callable[[], None]) -> None:
+    if backend == "reference":
+        pytest.skip("plain torch reads the labels")
+    net = BranchedNet(lambda: nn.Linear(8, 6), 3, LAYOUT, features=6).cuda()
+    assignment, loss = TaskAssignment(LAYOUT.num_tasks, 3, sampling=sampling).cuda(), BranchedLoss(LAYOUT).cuda()
+    inputs, targets = (one.cuda() for one in data(50))
+
+    def step() -> None:
+        loss(net(inputs), targets, assignment.sample(0.5)).backward()
+
+    step()
+    no_waiting()
+    step()
+
+
+@pytest.mark.parametrize("ids_on", ["cuda", "cpu"])
+@pytest.mark.parametrize("per_task", [False, True])
+def test_no_host_read_in_a_hooked_step(ids_on: str, per_task: bool, backend: str, no_waiting) -> None:
+    if backend == "reference":
+        pytest.skip("plain torch reads the labels")
+    layout = TaskLayout.binary(["a", "b"])
+    whole, each = nn.BCEWithLogitsLoss(), {"a": nn.BCEWithLogitsLoss(), "b": nn.BCEWithLogitsLoss()}
+    logits, targets = torch.randn(30, 2).cuda().requires_grad_(), torch.randint(2, (30, 2)).float().cuda()
+    with record(each if per_task else whole, layout, num_samples=40) as recorder:
+
+        def step() -> None:
+            ids = torch.arange(30, device=ids_on)
+            recorder.ids(ids)
+            if per_task:
+                sum(one(logits[:, t], targets[:, t]) for t, one in enumerate(each.values())).backward()
+            else:
+                whole(logits, targets).backward()
+            ids.fill_(39)  # the caller's own again
+
+        step()
+        no_waiting()
+        step()
+        torch.cuda.set_sync_debug_mode("default")
+        assert recorder.data_map.device.type == "cuda"
+        assert recorder.data_map.count[:, 0].tolist() == [2] * 30 + [0] * 10
