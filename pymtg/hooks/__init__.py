@@ -52,8 +52,8 @@ def record(
     ``nn.DataParallel``: attach to the wrapper or to the loss, not to the module inside.
     A loss that works on its logits in place is seen after it has: attach to the model.
 
-    **On a GPU** the backends "triton" and "cuda" do not stop the host for a bad label (a soft one among them) or id: its
-    row is left out, and the error comes where the map is read, as in :func:`pymtg.functional.multitask_cross_entropy`.
+    **On a GPU** the backends "triton" and "cuda" do not stop the host for a bad id or label (a soft one among them):
+    its row is left out, and the error comes where the map is read, as with :class:`pymtg.MultiTaskLoss`.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from pymtg._moving import rows_to_device
 from pymtg._ranks import Ranks
 from pymtg.data import IGNORE_INDEX, ArrayTasks, IndexedDataset, PixelTasks, collate, from_arrays, with_ids
 from pymtg.data.arrays import known_targets
@@ -229,10 +230,10 @@ class _TensorBatches:
 
     def _rows(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return inputs, as a network takes them, and targets of these rows, on the device."""
-        inputs = self.inputs.index_select(0, at).to(self.device)
+        inputs = rows_to_device(self.inputs, at, self.device)
         if self.prepare is not None:
             inputs = self.prepare(inputs)
-        return inputs, self.targets.index_select(0, at).to(self.device)
+        return inputs, rows_to_device(self.targets, at, self.device)
 
 
 class _LoaderBatches:
@@ -314,7 +315,7 @@ class _LoaderBatches:
         matrix = _target_matrix(targets, self.layout, self.argument)
         if self.tasks is not None:
             matrix = _for_loss(matrix[:, self.tasks], self.layout.select(self.tasks), self.argument)
-        return ids.to(device), _to_device(inputs, device), matrix.to(device, non_blocking=True)
+        return _to_device(ids, device), _to_device(inputs, device), _to_device(matrix, device)
 
 
 def _checksum(values: torch.Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import pymtg
 from pymtg import BranchedLoss, DMTGTrainer, STGTrainer, TaskLayout, record
 from pymtg.nets import BranchedNet, TaskAssignment, mlp
+from pymtg.trainers import TrainConfig, _batches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 BACKENDS = ["reference", *(name for name in ("triton", "cuda") if name in pymtg.available_backends())]
@@ -71,6 +72,24 @@ def test_a_run_goes_on_with_its_checkpoint(name: str, backend: str, tmp_path: Pa
         fitted(name, arrays, device="cuda", checkpoint_dir=tmp_path, on_epoch_end=stop)
     resumed = fitted(name, arrays, device="cuda", checkpoint_dir=tmp_path, resume=True)
     torch.testing.assert_close(resumed.predict_proba(arrays[0]), whole.predict_proba(arrays[0]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["on the device", "in host memory", "dataset"])
+def test_no_host_read_from_batch_to_batch(where: str, no_waiting: Callable[[], None], monkeypatch) -> None:
+    monkeypatch.setattr(_batches, "_RESIDENT_BYTES", 0 if where == "in host memory" else 2**31)
+    arrays = data(90)
+    given = list(zip(*arrays, strict=True)) if where == "dataset" else arrays
+    source = _batches.batch_source(given, LAYOUT, TrainConfig(batch_size=20, device="cuda"), "data")
+    batches = source.shuffled(torch.Generator().manual_seed(0))
+    found = [next(batches)]
+    no_waiting()
+    found += batches
+    torch.cuda.set_sync_debug_mode("default")
+    assert all(tensor.is_cuda for batch in found for tensor in batch)
+    ids, inputs, targets = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+    assert ids.sort().values.tolist() == list(range(90))
+    assert torch.equal(inputs, arrays[0][ids])
+    assert torch.equal(targets.long(), arrays[1][ids])
 
 
 @pytest.mark.parametrize("sampling", ["gumbel", "hard", "softmax"])  # shares per row are left to plain torch
