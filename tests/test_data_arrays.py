@@ -1,11 +1,11 @@
 """In-memory datasets, their batches, and the bundle of parts."""
 
 import pickle
-import secrets
 
 import numpy as np
 import pytest
 import torch
+from _settings import new_seed
 from torch.utils.data import DataLoader, Subset
 
 from pymtg import TaskLayout
@@ -17,8 +17,8 @@ from pymtg.metrics import score
 
 @pytest.fixture
 def rng():
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = new_seed()
+    print(f"PYMTG_TEST_SEED={seed}")
     return np.random.default_rng(seed)
 
 

@@ -1,10 +1,9 @@
 """The built-in digits."""
 
-import secrets
-
 import numpy as np
 import pytest
 import torch
+from _settings import new_seed
 from sklearn.datasets import load_digits
 
 from pymtg.data import digits, load
@@ -14,8 +13,8 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
 @pytest.fixture
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     return value
 
 

@@ -2,11 +2,11 @@
 
 import copy
 import pickle
-import secrets
 
 import numpy as np
 import pytest
 import torch
+from _settings import new_seed
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from pymtg.data import collate, from_arrays, with_ids
@@ -15,8 +15,8 @@ from pymtg.errors import InvalidArgumentError, InvalidTypeError
 
 @pytest.fixture
 def rng():
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = new_seed()
+    print(f"PYMTG_TEST_SEED={seed}")
     return np.random.default_rng(seed)
 
 

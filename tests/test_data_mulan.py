@@ -1,11 +1,11 @@
 """Mulan's format: dense and sparse ARFF with an XML file of label names, all written here."""
 
 import builtins
-import secrets
 
 import numpy as np
 import pytest
 import torch
+from _settings import new_seed
 
 from pymtg.data import load, mulan
 from pymtg.errors import FileFormatError, InvalidArgumentError, InvalidTypeError
@@ -15,8 +15,8 @@ XMLNS = "http://mulan.sourceforge.net/labels"
 
 @pytest.fixture
 def rng():
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = new_seed()
+    print(f"PYMTG_TEST_SEED={seed}")
     return np.random.default_rng(seed)
 
 

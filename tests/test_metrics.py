@@ -2,13 +2,13 @@
 
 import json
 import math
-import secrets
 import warnings
 
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 import torch
+from _settings import new_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +19,8 @@ from pymtg.metrics import METRICS, Scores, score
 
 @pytest.fixture
 def rng():
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
+    seed = new_seed()
+    print(f"PYMTG_TEST_SEED={seed}")
     return np.random.default_rng(seed)
 
 

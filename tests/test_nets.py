@@ -1,10 +1,10 @@
 """Backbones, the multi-head network and its recipes."""
 
 import pickle
-import secrets
 
 import pytest
 import torch
+from _settings import new_seed
 from torch import nn
 
 from pymtg import TaskLayout
@@ -16,8 +16,8 @@ LAYOUT = TaskLayout(["a", "b", "c"], [1, 3, 2])
 
 @pytest.fixture(autouse=True)
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     torch.manual_seed(value)
     return value
 

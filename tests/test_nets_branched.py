@@ -2,12 +2,12 @@
 
 import copy
 import pickle
-import secrets
 
 import numpy as np
 import pytest
 import torch
 from _branched import LAYOUT, conv_branches, mlp_branches, net_of
+from _settings import new_seed
 from torch import nn
 
 from pymtg import TaskLayout
@@ -19,8 +19,8 @@ ONE = TaskLayout.binary(["only"])
 
 @pytest.fixture(autouse=True)
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     torch.manual_seed(value)
     return value
 

@@ -1,11 +1,11 @@
 """Branches dropped while training: what is left goes on as if they had never been there."""
 
 import copy
-import secrets
 
 import pytest
 import torch
 from _branched import LAYOUT, conv_branches, mlp_branches, net_of, weighted_sum
+from _settings import new_seed
 from torch import nn
 
 from pymtg.errors import InvalidArgumentError
@@ -13,8 +13,8 @@ from pymtg.errors import InvalidArgumentError
 
 @pytest.fixture(autouse=True)
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     torch.manual_seed(value)
 
 

@@ -2,11 +2,11 @@
 
 import copy
 import pickle
-import secrets
 
 import pytest
 import torch
 from _branched import LAYOUT, conv_branches, mlp_branches, net_of, unsettled
+from _settings import new_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -29,8 +29,8 @@ from pymtg.nets import (
 
 @pytest.fixture(autouse=True)
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     torch.manual_seed(value)
 
 

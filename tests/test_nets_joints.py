@@ -2,11 +2,11 @@
 
 import copy
 import math
-import secrets
 
 import pytest
 import torch
 from _branched import LAYOUT, conv_branches, mlp_branches, net_of
+from _settings import new_seed
 from torch import nn
 from torchjd.aggregation import UPGrad
 
@@ -17,8 +17,8 @@ from pymtg.nets import MLP, BranchedNet
 
 @pytest.fixture(autouse=True)
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     torch.manual_seed(value)
 
 

@@ -2,11 +2,11 @@
 
 import copy
 import pickle
-import secrets
 
 import pytest
 import torch
 from _branched import LAYOUT, conv_branches, mlp_branches, net_of, unsettled, weighted_sum
+from _settings import new_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,8 +19,8 @@ from pymtg.nets._stacked import StackedBranches
 
 @pytest.fixture(autouse=True)
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     torch.manual_seed(value)
 
 
@@ -224,7 +224,6 @@ def test_dropout_draws_masks_for_every_branch():
 
 
 def test_a_dropped_channel_is_dropped_as_a_whole():
-    torch.manual_seed(secrets.randbits(31))
     together = StackedBranches([nn.Sequential(nn.Conv2d(1, 4, 1), nn.Dropout2d(0.5)) for _ in range(2)])
     gone = (together(torch.rand(20, 1, 3, 3)) == 0).flatten(3)
     assert (gone.all(-1) == gone.any(-1)).all()

@@ -1,11 +1,11 @@
 """Branches and heads that start from trained networks."""
 
 import copy
-import secrets
 
 import pytest
 import torch
 from _branched import LAYOUT, unsettled
+from _settings import new_seed
 from torch import nn
 
 from pymtg import TaskLayout
@@ -17,8 +17,8 @@ BATCHED = pytest.mark.parametrize("batched", [True, False])
 
 @pytest.fixture(autouse=True)
 def seed():
-    value = secrets.randbits(32)
-    print(f"seed {value}")
+    value = new_seed()
+    print(f"PYMTG_TEST_SEED={value}")
     torch.manual_seed(value)
 
 
