@@ -22,13 +22,12 @@ LONG = bool(os.environ.get("PYMTG_TEST_LONG"))
 WHY_NOT = host_device.why_not()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
-# The profiler sees no launches, no memory is as large, nothing is there to sanitize.
-NOT_THERE = "three_launches or addresses or test_clean"
+# No memory is as large, and nothing is there to sanitize.
+NOT_THERE = "addresses or test_clean"
 # In every run: what test_cuda_emulated and triton_interpreted do not have; with PYMTG_TEST_LONG all.
 GRID = "test_layouts or test_dtypes"
-QUICK = (
-    "(graph_capture and not linear_head) or no_host_read or faults or snapshots or trainers or new_layout or dropped"
-)
+QUICK = "(graph_capture and not linear_head) or no_host_read or three_launches or faults or snapshots or trainers"
+QUICK += " or new_layout or dropped"
 SLOW = "sorted or many or twenty or streams"  # minutes, where they are interpreted
 TRAINING = ["test_trainers_stg*.py", "test_trainers_dmtg*.py", "test_trainers_regression.py", "test_hooks*.py"]
 TRAINING += ["test_readme.py", "test_docs.py", "test_examples.py", "test_profile.py"]
@@ -66,7 +65,7 @@ def passed(cache: Path, *arguments: str, interpreted: bool = False) -> int:
 
 
 def test_the_device_itself(cache: Path) -> None:
-    assert passed(cache, "host_device/checks.py") == 15
+    assert passed(cache, "host_device/checks.py") == 16
 
 
 @pytest.mark.timeout(600)

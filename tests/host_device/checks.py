@@ -87,6 +87,15 @@ def test_a_graph_runs_when_it_is_replayed_and_not_before() -> None:
         x[0].item()
 
 
+def test_the_profiler_tells_of_launches() -> None:
+    x = torch.ones(3, device="cuda")
+    with torch.profiler.profile() as profile:
+        torch.empty(3, device="cuda")
+        x.view(3, 1)[1:].mul_(x[1:, None] + 1)
+    on_device = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(on_device) == 2, on_device
+
+
 def test_memory_is_not_zero_and_poisoned_where_asked_for() -> None:
     assert torch.empty(100, device="cuda").ne(0).all()
     torch.use_deterministic_algorithms(True)

@@ -47,6 +47,9 @@ TORCH_LIBRARY(host_device, m) {
   m.def("waits() -> int", [] { return host_device::Waits::get().count.load(); });
   m.def("forbid_waits(bool forbidden) -> ()",
         [](bool forbidden) { host_device::Waits::get().forbidden = forbidden; });
+  m.def("listen(bool begin) -> ()", [](bool begin) { host_device::Launches::get().listen(begin); });
+  m.def("launched(str name) -> ()", [](std::string name) { host_device::Launches::get().note(name); });
+  m.def("launches() -> str[]", [] { return host_device::Launches::get().names; });
   m.def("capturing() -> bool", [] { return host_device::Graphs::capturing(); });
   m.def("capture_begin() -> ()", [] { host_device::Graphs::get().begin(); });
   m.def("capture_end() -> int", [] { return host_device::Graphs::get().end(); });

@@ -6,6 +6,7 @@ import importlib.machinery
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,22 @@ def install(cache: Path) -> None:
     module = types.ModuleType("pymtg._cuda")
     module.__dict__.update({name: value for name, value in vars(emulated).items() if not name.startswith("__")})
     for name in ("cross_entropy", "record", "scale_gradient"):
-        setattr(module, name, _launched(getattr(emulated, name)))
+        setattr(module, name, _launched(name, getattr(emulated, name), emulated.launches))
     module.__spec__ = importlib.machinery.ModuleSpec("pymtg._cuda", None)
     sys.modules["pymtg._cuda"] = module
     if os.environ.get("TRITON_INTERPRET") == "1":
         _interpret_on_the_host()
 
 
-def _launched(kernel: Any) -> Any:
-    return lambda *arguments: launch(lambda: kernel(*arguments))
+def _launched(name: str, call: Any, launches: Callable[[], int]) -> Any:
+    def launching(*arguments: Any) -> Any:
+        before = launches()
+        result = launch(name, lambda: call(*arguments))
+        for _ in range(launches() - before - 1):
+            OPS.launched(name)
+        return result
+
+    return launching
 
 
 def _interpret_on_the_host() -> None:
@@ -55,6 +63,6 @@ def _interpret_on_the_host() -> None:
             with np.errstate(all="ignore"):  # a kernel computes with infinities
                 return run(self, *arguments, **options)
 
-        return launch(kernel)
+        return launch(self.fn.__name__, kernel)
 
     interpreter.InterpretedFunction.run = run_on_host

@@ -64,6 +64,7 @@ class Call {
   void run() {
     const std::string& name = schema_.operator_name().name;
     if (reads_values().count(name)) Waits::get().note(name);
+    Launches::get().note(name);
     for (size_t i = 0; i < schema_.arguments().size(); ++i) bring(i);
     given_.assign(stack_->begin() + first_, stack_->end());
     op_.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack_);
@@ -202,6 +203,7 @@ inline Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
     if (non_blocking && self.device().is_cpu() && !self.is_pinned())
       Waits::get().note("copy to pageable memory");
   }
+  Launches::get().note("aten::copy_");
   const Tensor to = on_host(self), from = on_host(source);
   to.copy_(from);
   if (Graphs::capturing())

@@ -107,9 +107,10 @@ def graph(captured: CUDAGraph, **options: Any) -> Iterator[None]:
         CUDAGraph.capturing = None
 
 
-def launch(kernel: Callable[[], Any]) -> Any:
+def launch(name: str, kernel: Callable[[], Any]) -> Any:
     """Run a kernel that is no operator of torch's, and keep it where a graph is captured."""
     result = kernel()
+    OPS.launched(name)
     if CUDAGraph.capturing is not None:
         CUDAGraph.capturing.kernels.append((OPS.recorded(), kernel))
     return result
@@ -129,10 +130,22 @@ class DeviceContext:
 
 
 class Profile(torch.profiler.profile):
-    """The profiler, without the kernels of a device."""
+    """The profiler of the CPU, with an event for every launch, which an operator is at least one of."""
 
     def __init__(self, *, activities: Any = None, **options: Any) -> None:
         super().__init__(activities=[torch.profiler.ProfilerActivity.CPU], **options)
+
+    def start(self) -> None:
+        super().start()
+        OPS.listen(True)
+
+    def stop(self) -> None:
+        OPS.listen(False)
+        super().stop()
+
+    def events(self) -> list[Any]:
+        kind = torch.autograd.DeviceType.CUDA
+        return [*super().events(), *(types.SimpleNamespace(name=name, device_type=kind) for name in OPS.launches())]
 
 
 def install() -> None:
