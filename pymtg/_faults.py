@@ -151,7 +151,8 @@ def _error(found: list[int]) -> PymtgError:
             f"targets held a bad value in row {row}, column {task} of an earlier batch: {value}"
         )
     if what == Fault.TARGET and value == SOFT_LABEL:
-        return soft_label(f"of task {layout.names[task]!r}", row, layout.first_column + task)
+        where = f"row {row}, column {layout.first_column + task} of an earlier batch"
+        return soft_label(f"of task {layout.names[task]!r}", f"{where} was no whole number")
     if what == Fault.TARGET:
         return target_out_of_range(layout, row, task, value)
     if what == Fault.MISSING:

@@ -16,7 +16,7 @@ from pymtg import _words
 from pymtg.errors import InvalidArgumentError, MissingLabelError, SampleIdError
 from pymtg.tasks import TaskLayout
 
-SOFT_LABEL = 1 - 2**31
+SOFT_LABEL = 1 - 2**63
 """What stands for a label between class numbers where no host reads it: a label that no task has."""
 
 
@@ -287,11 +287,10 @@ def target_out_of_range(layout: TaskLayout, row: int, task: int, value: int) -> 
     )
 
 
-def soft_label(whose: str, row: int, column: int, found: str = "one") -> InvalidArgumentError:
-    """Error for a label between class numbers."""
+def soft_label(whose: str, found: str) -> InvalidArgumentError:
+    """Error for a label that is no whole number."""
     return InvalidArgumentError(
-        f"targets {whose} must be 0 or 1 (whole class numbers): a soft label has no gold probability; "
-        f"row {row}, column {column} holds {found}"
+        f"targets {whose} must be 0 or 1 (whole class numbers): a soft label has no gold probability; {found}"
     )
 
 

@@ -53,7 +53,8 @@ def record(
     A loss that works on its logits in place is seen after it has: attach to the model.
 
     **On a GPU** the backends "triton" and "cuda" do not stop the host for a bad id or label (a soft one among them):
-    its row is left out, and the error comes where the map is read, as with :class:`pymtg.MultiTaskLoss`.
+    its row is left out, and the error comes where the map is read, as with :class:`pymtg.MultiTaskLoss`. Soft labels
+    beside float64 logits are an error at once.
 
     Parameters
     ----------

@@ -56,7 +56,9 @@ class Reader:
         if targets.dim() == 1 and self.num_tasks == 1:
             targets = targets[:, None]
         self._check_shapes(logits, targets)
-        return logits, self._class_numbers(to_device(targets, logits.device))
+        # of float64 logits some backends leave the work to plain torch, which raises at once
+        defers = backend_named(choose_backend(None, logits.device)).defers and logits.dtype != torch.float64
+        return logits, self._class_numbers(to_device(targets, logits.device), defers)
 
     def _check_shapes(self, logits: Tensor, targets: Tensor) -> None:
         if logits.dim() != 2 or logits.shape[1] != self.num_logits:
@@ -70,17 +72,17 @@ class Reader:
                 f"{f' or [{logits.shape[0]}]' if self.num_tasks == 1 else ''}; got {list(targets.shape)}"
             )
 
-    def _class_numbers(self, targets: Tensor) -> Tensor:
+    def _class_numbers(self, targets: Tensor, defers: bool) -> Tensor:
         if targets.is_floating_point():
-            targets = self._whole(targets)
+            targets = self._whole(targets, defers)
         if self.ignore_index == MISSING:
             return targets
         return targets.long().masked_fill(~labels_there(targets, self.ignore_index), MISSING)
 
-    def _whole(self, targets: Tensor) -> Tensor:
-        """Return floating-point labels as integers; NaN is a missing one. Where the backend defers, so is the error."""
+    def _whole(self, targets: Tensor, defers: bool) -> Tensor:
+        """Return floating-point labels as integers; NaN is a missing one. Where a backend defers, so are errors."""
         labels = targets.to(torch.int32)
-        if backend_named(choose_backend(None, targets.device)).defers:
+        if defers:
             rest = torch.where(targets.isnan(), self.ignore_index, SOFT_LABEL)
             return torch.where(labels.to(targets.dtype) == targets, labels, rest)
         if torch.equal(labels.to(targets.dtype), targets):
@@ -89,7 +91,8 @@ class Reader:
         soft = ~missing & (labels.to(targets.dtype) != targets)
         if bool(soft.any()):
             row, column = soft.nonzero()[0].tolist()
-            raise soft_label(self._of(), row, column, f"{targets[row, column].item():g}")
+            found = f"row {row}, column {column} holds {targets[row, column].item():g}"
+            raise soft_label(self._of(), found)
         return torch.where(missing, self.ignore_index, labels)
 
     def _of(self) -> str:

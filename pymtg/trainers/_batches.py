@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from pymtg._moving import rows_to_device
+from pymtg._moving import rows_to_device, to_device
 from pymtg._ranks import Ranks
 from pymtg.data import IGNORE_INDEX, ArrayTasks, IndexedDataset, PixelTasks, collate, from_arrays, with_ids
 from pymtg.data.arrays import known_targets
@@ -108,7 +108,8 @@ def input_batches(inputs: torch.Tensor, config: TrainConfig) -> Iterator[torch.T
     rows are to give what the same rows of a dataset give.
     """
     for start, stop in batch_cuts(len(inputs), config.batch_size):
-        yield inputs[start:stop].to(config.torch_device, copy=True)
+        batch, device = inputs[start:stop], config.torch_device
+        yield batch.to(device, copy=True) if batch.device == device else to_device(batch, device)
 
 
 def _target_matrix(targets: Any, layout: TaskLayout, argument: str) -> torch.Tensor:
@@ -326,7 +327,7 @@ def _checksum(values: torch.Tensor) -> int:
 
 def _to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        return to_device(value, device, owned=True)
     if isinstance(value, dict):
         return {key: _to_device(entry, device) for key, entry in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

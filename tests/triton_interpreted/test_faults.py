@@ -208,7 +208,7 @@ def test_a_soft_label_of_a_hooked_loss_is_raised_where_the_map_is_read(per_task:
                     loss(logits[:, t], targets[:, t])
             else:
                 whole(logits, targets)
-            with pytest.raises(InvalidArgumentError, match=r"of task 'odd' .* row 2, column 1 holds one$"):
+            with pytest.raises(InvalidArgumentError, match=r"task 'odd' .* row 2, column 1 of an earlier batch was no"):
                 recorder.snapshot(1)
             assert recorder.data_map.count.tolist() == [[1, 1], [1, 1], [0, 0], [0, 1]]
     finally:
