@@ -9,6 +9,7 @@ import importlib.util
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -30,9 +31,8 @@ def emulated_kernels(cache: Path) -> ModuleType:
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     built = cache / f"cuda_emulated-{digest}{sysconfig.get_config_var('EXT_SUFFIX')}"
     if not built.exists():
-        for old in cache.iterdir():
-            old.unlink()
-        _build(cache, built)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:  # another process may be at it too
+            _build(Path(folder), built)
     spec = importlib.util.spec_from_file_location("cuda_emulated", built)
     assert spec is not None
     assert spec.loader is not None
@@ -52,6 +52,6 @@ def _build(folder: Path, built: Path) -> None:
         objects.append(folder / f"{name}.o")
         command = [chosen, *_FLAGS, *includes, level, "-x", "c++", "-c", KERNELS / name, "-o", objects[-1]]
         subprocess.run([str(part) for part in command], check=True)
-    partial = built.with_suffix(".partial")
+    partial = folder / built.name
     subprocess.run([chosen, "-shared", *map(str, objects), "-o", str(partial)], check=True)
     partial.rename(built)

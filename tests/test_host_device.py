@@ -39,16 +39,24 @@ NO_DEVICE += ["tests/test_docs.py::test_page_runs[installing.md]"]
 
 
 @pytest.fixture(scope="session")
-def cache(pytestconfig: pytest.Config) -> Path:
-    assert pytestconfig.cache is not None
-    folder = pytestconfig.cache.mkdir("host_device")
-    host_device.build(folder)
+def cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kept = getattr(pytestconfig, "cache", None)  # none where pytest is to keep nothing
+    folder = tmp_path_factory.mktemp("host_device") if kept is None else kept.mkdir("host_device")
+    try:
+        host_device.build(folder)
+    except subprocess.CalledProcessError as error:
+        if host_device.is_pinned_torch():
+            raise
+        pytest.skip(f"the device is not written for this torch: {error.stderr[-500:]}")
     return folder
 
 
 def passed(cache: Path, *arguments: str, interpreted: bool = False) -> int:
     """Run tests where the device is; return how many passed, none of them failing."""
-    env = os.environ | {"PYTHONPATH": str(HERE), "PYMTG_HOST_DEVICE": str(cache), "OMP_NUM_THREADS": "1"}
+    outer = ("PYTEST_", "PYMTG_BACKEND")  # what this run of the tests, or its caller, has chosen for itself
+    env = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
+    env |= {"PYMTG_HOST_DEVICE": str(cache), "OMP_NUM_THREADS": "1"}
+    env |= {"PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])}
     if interpreted:
         env |= {"TRITON_INTERPRET": "1"}
     options = ["-q", "--tb=short", "-p", "host_device.plugin", "-p", "no:cacheprovider"]
@@ -65,7 +73,7 @@ def passed(cache: Path, *arguments: str, interpreted: bool = False) -> int:
 
 
 def test_the_device_itself(cache: Path) -> None:
-    assert passed(cache, "host_device/checks.py") == 16
+    assert passed(cache, "host_device/checks.py") == 19
 
 
 @pytest.mark.timeout(600)

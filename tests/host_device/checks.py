@@ -6,6 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+WAITING = {
+    "item": lambda x: x[0].item(),
+    "cpu": lambda x: x.cpu(),
+    "nonzero": lambda x: x.nonzero(),
+    "mask": lambda x: x[x > 0],
+    "mask of several": lambda x: x.index_put_((x > 0,), x.clone()),
+    "from the host": lambda x: x.copy_(torch.ones(3)),
+    "from pageable memory": lambda x: torch.ones(3).to("cuda", non_blocking=True),
+    "to pageable memory": lambda x: torch.empty(3).copy_(x, non_blocking=True),
+    "tensor": lambda x: torch.tensor([1.0], device="cuda"),
+    "one element": lambda x: x.__setitem__(0, 1.0),
+}
+
 
 @pytest.fixture
 def no_waiting():
@@ -33,29 +46,20 @@ def test_a_network_learns_there_as_on_the_cpu() -> None:
 def test_two_devices_in_one_operator_are_an_error() -> None:
     with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
         torch.ones(3, device="cuda") + torch.ones(3)
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        torch.ones(3, device="cuda").index_put_((torch.tensor([0, 1]).cuda(),), torch.ones(2))
     with pytest.raises(TypeError, match="can't convert cuda:0"):
         torch.ones(3, device="cuda").numpy()
     assert (torch.ones(3, device="cuda") + torch.tensor(1.0)).tolist() == [2, 2, 2]
 
 
-@pytest.mark.parametrize(
-    "waiting",
-    [
-        lambda x: x[0].item(),
-        lambda x: x.cpu(),
-        lambda x: x.nonzero(),
-        lambda x: x[x > 0],
-        lambda x: x.copy_(torch.ones(3)),
-        lambda x: torch.tensor([1.0], device="cuda"),
-        lambda x: torch.empty(3).copy_(x, non_blocking=True),
-        lambda x: x.__setitem__(0, 1.0),
-    ],
-    ids=["item", "cpu", "nonzero", "mask", "from the host", "tensor", "to pageable memory", "one element"],
-)
-def test_what_waits_is_an_error_where_it_is_forbidden(waiting, no_waiting) -> None:
-    x = torch.ones(3, device="cuda")
+@pytest.mark.parametrize("name", WAITING)
+def test_what_waits_is_an_error_where_it_is_forbidden(name, no_waiting) -> None:
+    x, before = torch.ones(3, device="cuda"), torch.ops.host_device.waits()
+    assert torch.cuda.get_sync_debug_mode() == 2
     with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
-        waiting(x)
+        WAITING[name](x)
+    assert torch.ops.host_device.waits() == before + 1
 
 
 def test_what_does_not_wait_is_none(no_waiting) -> None:
@@ -65,6 +69,7 @@ def test_what_does_not_wait_is_none(no_waiting) -> None:
     pinned[1:].copy_(x[1:], non_blocking=True)
     x.copy_(torch.zeros(3).pin_memory(), non_blocking=True)
     x[:2] = 1.0
+    x[x > 7] = 2.0
     x[0].fill_(4)
     torch.cuda.set_sync_debug_mode("default")
     assert x.tolist() == [4, 1, 0]
@@ -104,6 +109,18 @@ def test_memory_is_not_zero_and_poisoned_where_asked_for() -> None:
         assert torch.empty((3, 2), device="cuda").t().contiguous().new_empty(4).isnan().all()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_random_states_are_its_own() -> None:
+    of_cpu, state = torch.get_rng_state(), torch.cuda.get_rng_state()
+    first = torch.randn(5, device="cuda")
+    assert torch.equal(torch.get_rng_state(), of_cpu)
+    torch.cuda.set_rng_state(state)
+    assert torch.equal(torch.randn(5, device="cuda"), first)
+    torch.manual_seed(3)
+    again = torch.randn(5, device="cuda")
+    torch.cuda.manual_seed_all(3)
+    assert torch.equal(torch.randn(5, device="cuda"), again)
 
 
 def test_views_share_memory_and_outputs_are_resized() -> None:

@@ -49,7 +49,17 @@ TORCH_LIBRARY(host_device, m) {
         [](bool forbidden) { host_device::Waits::get().forbidden = forbidden; });
   m.def("listen(bool begin) -> ()", [](bool begin) { host_device::Launches::get().listen(begin); });
   m.def("launched(str name) -> ()", [](std::string name) { host_device::Launches::get().note(name); });
-  m.def("launches() -> str[]", [] { return host_device::Launches::get().names; });
+  m.def("launches() -> str[]", [] { return host_device::Launches::get().noted(); });
+  // Of the generator that serves where none is given.
+  m.def("manual_seed(int seed) -> ()", [](int64_t seed) {
+    host_device::default_generator().unsafeGetGeneratorImpl()->set_current_seed(static_cast<uint64_t>(seed));
+  });
+  m.def("get_rng_state() -> Tensor", [] { return host_device::default_generator().get_state(); });
+  m.def("set_rng_state(Tensor state) -> ()", [](const at::Tensor& state) {
+    at::Generator generator = host_device::default_generator();
+    generator.set_state(state);
+  });
+  m.def("waits_forbidden() -> bool", [] { return host_device::Waits::get().forbidden.load(); });
   m.def("capturing() -> bool", [] { return host_device::Graphs::capturing(); });
   m.def("capture_begin() -> ()", [] { host_device::Graphs::get().begin(); });
   m.def("capture_end() -> int", [] { return host_device::Graphs::get().end(); });

@@ -74,6 +74,11 @@ struct Generator final : c10::GeneratorImpl {
   Generator* clone_impl() const override { return new Generator(inner.clone()); }
 };
 
+inline const at::Generator& default_generator() {
+  static const at::Generator& generator = *new at::Generator(Generator::make(c10::default_rng_seed_val));
+  return generator;
+}
+
 }  // namespace host_device
 
 namespace at {
@@ -95,9 +100,7 @@ struct CUDAHooks final : CUDAHooksInterface {
   DeviceIndex maybeExchangeDevice(DeviceIndex) const override { return 0; }
   void deviceSynchronize(DeviceIndex) const override {}
   const Generator& getDefaultGenerator(DeviceIndex) const override {
-    static const Generator& generator =
-        *new Generator(host_device::Generator::make(c10::default_rng_seed_val));
-    return generator;
+    return host_device::default_generator();
   }
   Generator getNewGenerator(DeviceIndex) const override {
     return host_device::Generator::make(c10::default_rng_seed_val);

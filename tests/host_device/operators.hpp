@@ -81,20 +81,23 @@ class Call {
         "aten::unique_dim",          "aten::repeat_interleave"};
     return names;
   }
-  // Indices of these may be the host's, as with CUDA.
-  static const Names& mixes_devices() {
-    static const Names& names = *new Names{"aten::index", "aten::index_put", "aten::index_put_",
-                                           "aten::_index_put_impl_", "aten::_unsafe_index"};
-    return names;
-  }
-
+  // A scalar of the host's may stand beside tensors of the device, as with CUDA.
   Tensor host_of(const Tensor& tensor) const {
     TORCH_CHECK(
-        !tensor.defined() || !tensor.device().is_cpu() || tensor.dim() == 0 ||
-            mixes_devices().count(schema_.operator_name().name),
+        !tensor.defined() || !tensor.device().is_cpu() || tensor.dim() == 0,
         "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! (",
         schema_.operator_name().name, ")");
     return on_host(tensor);
+  }
+
+  // An index may be the host's. A mask is looked at for its size, unless one number goes where it says.
+  Tensor index_of(const Tensor& index) const {
+    if (!index.defined()) return index;
+    const bool mask = index.scalar_type() == at::kBool || index.scalar_type() == at::kByte;
+    const bool filled = schema_.arguments().size() > 2 && (*stack_)[first_ + 2].isTensor() &&
+                        (*stack_)[first_ + 2].toTensor().numel() == 1;
+    if (index.device().is_cuda() && mask && !filled) Waits::get().note("index by a mask");
+    return on_host(index);
   }
 
   void bring(size_t i) {
@@ -108,15 +111,21 @@ class Call {
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<Tensor>> list;
       for (std::optional<Tensor> tensor : value.toOptionalTensorList())
-        list.push_back(tensor.has_value() ? std::optional<Tensor>(host_of(*tensor)) : std::nullopt);
+        list.push_back(tensor.has_value() ? std::optional<Tensor>(index_of(*tensor)) : std::nullopt);
       value = list;
-    } else if (value.isGenerator()) {
-      auto generator = value.toGenerator();
-      if (generator.defined() && generator.device().is_cuda())
+    } else if (is_generator(i)) {
+      const at::Generator generator = value.isNone() ? default_generator() : value.toGenerator();
+      if (generator.device().is_cuda())
         value = static_cast<Generator*>(generator.unsafeGetGeneratorImpl())->inner;
     } else if (value.isDevice() && value.toDevice().is_cuda()) {
       value = c10::Device(c10::DeviceType::CPU);
     }
+  }
+
+  bool is_generator(size_t i) const {
+    auto type = schema_.arguments()[i].type();
+    if (auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
+    return type->kind() == c10::TypeKind::GeneratorType;
   }
 
   void bring_tensor(size_t i, c10::IValue& value) {
@@ -200,8 +209,9 @@ inline void any_operator(const c10::OperatorHandle& op, c10::DispatchKeySet, tor
 inline Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   if (self.device() != source.device()) {
     if (!non_blocking) Waits::get().note("copy");
-    if (non_blocking && self.device().is_cpu() && !self.is_pinned())
-      Waits::get().note("copy to pageable memory");
+    const Tensor& of_host = self.device().is_cpu() ? self : source;
+    if (non_blocking && of_host.numel() > 0 && !of_host.is_pinned())
+      Waits::get().note("copy of pageable memory");
   }
   Launches::get().note("aten::copy_");
   const Tensor to = on_host(self), from = on_host(source);

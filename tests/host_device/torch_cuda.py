@@ -150,7 +150,6 @@ class Profile(torch.profiler.profile):
 
 def install() -> None:
     """Put all of it in the place of what torch has."""
-    generator = torch.Generator(device="cuda")
     cuda: Any = torch.cuda
     properties = types.SimpleNamespace(
         name="a device in the host's memory", total_memory=16 << 30, multi_processor_count=1, major=9, minor=0
@@ -161,7 +160,6 @@ def install() -> None:
         "get_device_capability": (9, 0),
         "get_device_name": properties.name,
         "get_device_properties": properties,
-        "get_sync_debug_mode": 0,
         "is_available": True,
         "is_bf16_supported": True,
         "is_initialized": True,
@@ -181,14 +179,13 @@ def install() -> None:
     cuda.current_stream = lambda device=None: StreamContext.current[-1]
     cuda.default_stream = lambda device=None: StreamContext.current[0]
     cuda.is_current_stream_capturing = OPS.capturing
-    cuda.set_sync_debug_mode = lambda mode: OPS.forbid_waits(mode in ("error", 2))
+    cuda.set_sync_debug_mode, cuda.get_sync_debug_mode = _set_sync_debug_mode, lambda: 2 if OPS.waits_forbidden() else 0
     cuda.nvtx.range_push = cuda.nvtx.range_pop = lambda *words: 0
-    cuda.default_generators = (generator,)
-    cuda.manual_seed = cuda.manual_seed_all = generator.manual_seed
-    cuda.get_rng_state = cuda.random.get_rng_state = lambda device=None: generator.get_state()
-    cuda.set_rng_state = cuda.random.set_rng_state = lambda state, device=None: generator.set_state(state)
-    cuda.get_rng_state_all = lambda: [generator.get_state()]
-    cuda.set_rng_state_all = lambda states: generator.set_state(states[0])
+    cuda.manual_seed = cuda.manual_seed_all = lambda seed: OPS.manual_seed(int(seed) % 2**63)
+    cuda.get_rng_state = cuda.random.get_rng_state = lambda device=None: OPS.get_rng_state()
+    cuda.set_rng_state = cuda.random.set_rng_state = lambda state, device=None: OPS.set_rng_state(state)
+    cuda.get_rng_state_all = lambda: [OPS.get_rng_state()]
+    cuda.set_rng_state_all = lambda states: OPS.set_rng_state(states[0])
     _install_below()
 
 
@@ -214,6 +211,10 @@ def _install_below() -> None:
 
 def _answering(answer: Any) -> Callable[..., Any]:
     return lambda *arguments, **options: answer
+
+
+def _set_sync_debug_mode(mode: int | str) -> None:
+    OPS.forbid_waits(mode in ("error", 2))
 
 
 def _record_stream(self: Tensor, stream: Stream) -> None:

@@ -44,6 +44,10 @@ struct Launches {
     std::lock_guard<std::mutex> guard(lock);
     names.push_back(name);
   }
+  std::vector<std::string> noted() {
+    std::lock_guard<std::mutex> guard(lock);
+    return names;
+  }
   void listen(bool begin) {
     std::lock_guard<std::mutex> guard(lock);
     if (begin) names.clear();
