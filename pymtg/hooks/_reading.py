@@ -56,9 +56,7 @@ class Reader:
         if targets.dim() == 1 and self.num_tasks == 1:
             targets = targets[:, None]
         self._check_shapes(logits, targets)
-        # of float64 logits some backends leave the work to plain torch, which raises at once
-        defers = backend_named(choose_backend(None, logits.device)).defers and logits.dtype != torch.float64
-        return logits, self._class_numbers(to_device(targets, logits.device), defers)
+        return logits, self._class_numbers(to_device(targets, logits.device), logits.dtype)
 
     def _check_shapes(self, logits: Tensor, targets: Tensor) -> None:
         if logits.dim() != 2 or logits.shape[1] != self.num_logits:
@@ -72,17 +70,18 @@ class Reader:
                 f"{f' or [{logits.shape[0]}]' if self.num_tasks == 1 else ''}; got {list(targets.shape)}"
             )
 
-    def _class_numbers(self, targets: Tensor, defers: bool) -> Tensor:
+    def _class_numbers(self, targets: Tensor, logit_dtype: torch.dtype) -> Tensor:
         if targets.is_floating_point():
-            targets = self._whole(targets, defers)
+            targets = self._whole(targets, logit_dtype)
         if self.ignore_index == MISSING:
             return targets
         return targets.long().masked_fill(~labels_there(targets, self.ignore_index), MISSING)
 
-    def _whole(self, targets: Tensor, defers: bool) -> Tensor:
-        """Return floating-point labels as integers; NaN is a missing one. Where a backend defers, so are errors."""
+    def _whole(self, targets: Tensor, logit_dtype: torch.dtype) -> Tensor:
+        """Return floating-point labels as integers; NaN is a missing one. Where a backend defers errors, so is this."""
         labels = targets.to(torch.int32)
-        if defers:
+        # float64 logits are left by some to plain torch, which raises at once
+        if logit_dtype != torch.float64 and backend_named(choose_backend(None, targets.device)).defers:
             rest = torch.where(targets.isnan(), self.ignore_index, SOFT_LABEL)
             return torch.where(labels.to(targets.dtype) == targets, labels, rest)
         if torch.equal(labels.to(targets.dtype), targets):
