@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from _drawn import drawn
 
 from pymtg import DMTGTrainer, TaskLayout
-from pymtg.data import from_arrays
 from pymtg.nets import MLP, BranchedNet, TaskAssignment, mlp
 from pymtg.trainers import TrainConfig
 from pymtg.trainers._batches import batch_source
@@ -19,19 +19,8 @@ LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
 FAST = {"epochs": 4, "batch_size": 16, "device": "cpu", "num_threads": 1, "progress": False, "lr": 1e-2}
 
 
-def make(layout=LAYOUT, rows=61, seed=0, missing=False):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(rows, 5, generator=generator)
-    scores = inputs @ torch.randn(5, layout.num_tasks, generator=generator)
-    counts = torch.tensor([max(2, c) for c in layout.num_classes])
-    targets = (torch.sigmoid(scores) * counts).long().clamp(max=counts - 1)
-    if layout.has_regression:
-        chosen = torch.tensor([kind == "regression" for kind in layout.kinds])
-        targets = torch.where(chosen, scores, targets.float())
-    if missing:
-        gap = torch.nan if targets.is_floating_point() else -100
-        targets[torch.rand(targets.shape, generator=generator) < 0.3] = gap
-    return from_arrays(inputs, targets, layout)
+def make(layout=LAYOUT, **options):
+    return drawn(layout, **options)
 
 
 def branched(layout=LAYOUT, branches=3, **options):

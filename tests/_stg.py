@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from _drawn import drawn
 from torch import nn
 
 from pymtg import STGTrainer, TaskLayout
-from pymtg.data import from_arrays
 from pymtg.nets import mlp
 
 LAYOUT = TaskLayout(["a", "b", "c", "d"], [1, 3, 1, 2])
 FAST = {"epochs": 4, "batch_size": 16, "device": "cpu", "num_threads": 1, "progress": False}
 
 
-def make(layout=LAYOUT, rows=61, seed=0, missing=False):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(rows, 5, generator=generator)
-    scores = inputs @ torch.randn(5, layout.num_tasks, generator=generator)
-    counts = torch.tensor([max(2, c) for c in layout.num_classes])
-    targets = (torch.sigmoid(scores) * counts).long().clamp(max=counts - 1)
-    if missing:
-        targets[torch.rand(targets.shape, generator=generator) < 0.3] = -100
-    return from_arrays(inputs, targets, layout)
+def make(layout=LAYOUT, **options):
+    return drawn(layout, **options)
 
 
 def fit(layout=LAYOUT, data=None, **options):

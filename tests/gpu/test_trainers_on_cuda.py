@@ -18,7 +18,7 @@ from pymtg.trainers import TrainConfig, _batches
 from pymtg.trainers.results import EpochRecord
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-BACKENDS = ["reference", *(name for name in ("triton", "cuda") if name in pymtg.available_backends())]
+KERNELS = [name for name in ("triton", "cuda") if name in pymtg.available_backends()]
 LAYOUT = TaskLayout(["a", "b", "c", "d", "e"], [1, 1, 1, 3, 4])
 TRAINERS: dict[str, type[STGTrainer] | type[DMTGTrainer]] = {"stg": STGTrainer, "dmtg": DMTGTrainer}
 
@@ -28,7 +28,7 @@ def fitted(name: str, arrays: tuple[Tensor, Tensor], *, resume: bool = False, **
     return trainer.fit(arrays, resume=resume)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["reference", *KERNELS])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     pymtg.set_backend(request.param)
     yield request.param
@@ -111,12 +111,11 @@ def test_no_host_read_from_batch_to_batch(
     assert torch.equal(targets.long(), arrays[1][ids][:, tasks])
 
 
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)  # plain torch reads the labels
 @pytest.mark.parametrize("sampling", ["gumbel", "hard", "softmax"])  # shares per row are left to plain torch
 def test_no_host_read_in_a_step_of_dmtg(
     sampling: str, arrays: tuple[Tensor, Tensor], backend: str, no_waiting: Callable[[], None]
 ) -> None:
-    if backend == "reference":
-        pytest.skip("plain torch reads the labels")
     net = BranchedNet(lambda: nn.Linear(8, 6), 3, LAYOUT, features=6).cuda()
     assignment, loss = TaskAssignment(LAYOUT.num_tasks, 3, sampling=sampling).cuda(), BranchedLoss(LAYOUT).cuda()
     inputs, targets = (one.cuda() for one in arrays)
@@ -125,15 +124,20 @@ def test_no_host_read_in_a_step_of_dmtg(
         loss(net(inputs), targets, assignment.sample(0.5)).backward()
 
     step()
+    first = [parameter.grad.clone() for parameter in net.parameters()]
     no_waiting()
     step()
+    torch.cuda.set_sync_debug_mode("default")
+    second = [parameter.grad for parameter in net.parameters()]
+    assert any(gradient.any() for gradient in second)
+    if sampling == "softmax":  # nothing is drawn: the same gradient, added again
+        torch.testing.assert_close(second, [2 * gradient for gradient in first])
 
 
+@pytest.mark.parametrize("backend", KERNELS, indirect=True)  # plain torch reads the labels
 @pytest.mark.parametrize("ids_on", ["cuda", "cpu"])
 @pytest.mark.parametrize("per_task", [False, True])
 def test_no_host_read_in_a_hooked_step(ids_on: str, per_task: bool, backend: str, no_waiting) -> None:
-    if backend == "reference":
-        pytest.skip("plain torch reads the labels")
     layout = TaskLayout.binary(["a", "b"])
     whole, each = nn.BCEWithLogitsLoss(), {"a": nn.BCEWithLogitsLoss(), "b": nn.BCEWithLogitsLoss()}
     logits, targets = torch.randn(30, 2).cuda().requires_grad_(), torch.randint(2, (30, 2)).float().cuda()
