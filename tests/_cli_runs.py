@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +68,42 @@ def three_blocks(path):
     points = np.repeat(np.eye(3), 3, axis=0) + np.random.default_rng(0).normal(scale=0.05, size=(9, 3))
     np.save(path, points @ points.T)
     return path
+
+
+def assert_one_line(words, named, directory, capsys, begin="pymtg"):
+    """A mistake: one line on stderr that begins so and names what is wrong, exit code 2, nothing new but `out`."""
+    before = set(os.listdir(directory))
+    assert main([word.format(tmp=directory) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    assert printed.err.startswith(begin)
+    assert re.search(named, printed.err), printed.err
+    assert set(os.listdir(directory)) <= before | {"out"}
+
+
+def assert_ctrl_c_ends_it(words, out):
+    """Ctrl-C while a command trains: code 130 and one line, with what was saved if training had begun."""
+
+    def listen() -> None:  # what runs the tests in the background ignores Ctrl-C, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command = [sys.executable, "-m", "pymtg", *words, "--epochs", "100000", "--out", out]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=listen, **pipes) as process:
+        try:
+            while not out.exists():  # made right before training starts
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    # Interrupted inside an exec() of text (an import that defines dataclasses), "python -m" ends itself by the signal,
+    # whatever code it is given; a shell shows both as 130.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert output == ""
+    saved = r"(; saved in \S+checkpoints: .* --resume .*)?"
+    assert re.fullmatch(rf"pymtg {words[0]}: interrupted{saved}\n", errors), errors
+    assert set(os.listdir(out)) <= {"checkpoints"}

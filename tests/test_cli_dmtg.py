@@ -6,14 +6,11 @@ import html
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import torch
+from _cli_runs import assert_ctrl_c_ends_it, assert_one_line
 from _tiny import write_tiny
 from PIL import Image
 
@@ -342,40 +339,11 @@ def bad_files(tmp_path_factory):
 
 @pytest.mark.parametrize(("words", "named"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_get_one_line_and_code_2(bad_files, capsys, words, named):
-    before = set(os.listdir(bad_files))
-    assert main([word.format(tmp=bad_files) for word in words]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1, printed.err
-    assert printed.err.startswith("pymtg dmtg: ")
-    assert re.search(named, printed.err), printed.err
-    assert set(os.listdir(bad_files)) <= before | {"out"}
+    assert_one_line(words, named, bad_files, capsys, begin="pymtg dmtg: ")
 
 
 def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
-    def listen() -> None:  # what runs the tests in the background ignores Ctrl-C, and so would its children
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "pymtg", *TRAIN[:3], "--epochs", "100000", "--out", out]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, preexec_fn=listen, **pipes) as process:
-        try:
-            while not out.exists():  # made right before training starts
-                assert process.poll() is None, process.stderr.read()
-                time.sleep(0.05)
-            time.sleep(0.5)
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    # Interrupted inside an exec() of text (an import that defines dataclasses), "python -m" ends itself by the signal,
-    # whatever code it is given; a shell shows both as 130.
-    assert process.returncode in (130, -signal.SIGINT)
-    assert output == ""
-    # with what was saved, if training had begun
-    assert re.fullmatch(r"pymtg dmtg: interrupted(; saved in \S+checkpoints: .* --resume .*)?\n", errors), errors
-    assert set(os.listdir(out)) <= {"checkpoints"}
+    assert_ctrl_c_ends_it(TRAIN[:3], tmp_path / "out")
 
 
 # regression ----------------------------------------------------------------------------------------------------------

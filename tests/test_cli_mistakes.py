@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _cli_runs import STG, python_m, three_blocks
+from _cli_runs import STG, assert_one_line, python_m, three_blocks
 
 from pymtg import DataMap, TaskLayout
 from pymtg._cli.errors import CommandError, in_flags
@@ -122,14 +122,7 @@ def bad_files(tmp_path_factory):
 
 @pytest.mark.parametrize(("words", "named"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_get_one_line_and_code_2(bad_files, capsys, words, named):
-    before = set(os.listdir(bad_files))
-    assert main([word.format(tmp=bad_files) for word in words]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1, printed.err
-    assert printed.err.startswith("pymtg")
-    assert re.search(named, printed.err), printed.err
-    assert set(os.listdir(bad_files)) <= before | {"out"}
+    assert_one_line(words, named, bad_files, capsys)
 
 
 def test_a_directory_that_cannot_be_written_is_found_before_training(tmp_path):

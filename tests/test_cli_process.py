@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from _cli_runs import FILES, STG, python_m, tiny_run
+from _cli_runs import FILES, STG, assert_ctrl_c_ends_it, python_m, tiny_run
 
 from pymtg.cli import main
 
@@ -72,40 +69,7 @@ def test_without_matplotlib_stg_says_so_before_it_trains(tmp_path, monkeypatch, 
 
 
 def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "pymtg",
-        "stg",
-        "--data",
-        "digits",
-        "--epochs",
-        "100000",
-        "--out",
-        tmp_path / "out",
-    ]
-
-    def listen() -> None:  # what runs the tests in the background ignores Ctrl-C, and so would its children
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, preexec_fn=listen, **pipes) as process:
-        try:
-            while not (tmp_path / "out").exists():  # made right before training starts
-                assert process.poll() is None
-                time.sleep(0.05)
-            time.sleep(0.5)
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    # Interrupted inside an exec() of text (an import that defines dataclasses), "python -m" ends itself by the signal,
-    # whatever code it is given; a shell shows both as 130.
-    assert process.returncode in (130, -signal.SIGINT)
-    assert output == ""
-    # with what was saved, if training had begun
-    assert re.fullmatch(r"pymtg stg: interrupted(; saved in \S+checkpoints: .* --resume .*)?\n", errors), errors
-    assert set(os.listdir(tmp_path / "out")) <= {"checkpoints"}
+    assert_ctrl_c_ends_it(["stg", "--data", "digits"], tmp_path / "out")
 
 
 def test_the_installed_command_is_this_one():
